@@ -1,0 +1,1 @@
+"""Everything that decides what to label next: acquisition, selection, store, rounds."""
