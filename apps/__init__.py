@@ -1,0 +1,1 @@
+"""What ``monailabel start_server --app apps/<name>`` loads: wiring, no algorithms."""

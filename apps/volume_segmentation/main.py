@@ -1,0 +1,72 @@
+"""3D segmentation: the next volume by dropout uncertainty and its companions (Kim et al. 2024; PCDAL 3D)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.train import TrainTask
+
+from apps.shared import ActiveLearningApp, ConfigurationError, refuse
+from tasks.inference import VolumeInferTask
+from tasks.loop import RECORDS
+from tasks.models import BOOTSTRAP, SINGLE
+from tasks.presets import PRESETS, default_preset
+from tasks.records import COMMITTEE_SCORES, SCORES
+from tasks.scoring import ScoreRecords
+from tasks.training import VolumeTrainTask
+
+BOOTSTRAP_MEMBERS = 4
+
+
+class VolumeSegmentation(ActiveLearningApp, MONAILabelApp):
+    """Wires the volumetric tasks to the server."""
+
+    default_strategy = "dropout_variance"
+    default_labels = ("tumor",)
+    scores = SCORES + COMMITTEE_SCORES
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        super().__init__(
+            app_dir,
+            studies,
+            conf,
+            name="Volume segmentation",
+            description="Active learning for 3D segmentation: the most useful volume next",
+            version="1.0",
+        )
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """One model, and a committee on bootstrap samples."""
+        name = self.options.preset or default_preset()
+        if name not in PRESETS:
+            refuse(ConfigurationError(f"option preset must be one of {', '.join(PRESETS)}; got {name!r}"))
+        common = (self.registry, PRESETS[name], self.options.labels, self.options.channels, self.options.seed)
+        return {
+            SINGLE: VolumeTrainTask(SINGLE, f"3D U-Net, preset {name}", *common),
+            BOOTSTRAP: VolumeTrainTask(
+                BOOTSTRAP, f"Committee of 3D U-Nets, preset {name}", *common, members=BOOTSTRAP_MEMBERS
+            ),
+        }
+
+    def init_infers(self) -> dict[str, InferTask]:
+        """The current model, and the mean of the committee."""
+        common = (self.registry, self.options.labels, self.options.channels)
+        return {
+            SINGLE: VolumeInferTask(SINGLE, "3D U-Net trained on the labels so far", *common),
+            BOOTSTRAP: VolumeInferTask(BOOTSTRAP, "Mean of the bootstrap committee", *common),
+        }
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """All scores in one pass."""
+        return {RECORDS: ScoreRecords(self.registry, self.store, self.options.channels, seed=self.options.seed)}
+
+    def loop_trainers(self) -> Sequence[str]:
+        """The committee is trained only where the default strategy asks for it: it costs as much as four models."""
+        return (SINGLE, BOOTSTRAP) if self.query_strategies[0].score in COMMITTEE_SCORES else (SINGLE,)

@@ -1,0 +1,267 @@
+"""The named query strategies: acquisition + selection + defaults + source, one table.
+
+Adding a strategy is one row here (and one function in ``acquisition`` or ``selection`` if the mathematics is new).
+Apps, server, simulation and documentation read this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from strategies import selection
+from strategies.selection import Embeddings, Indices, Scores
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a query strategy sees: the images that may be chosen, sorted by image id, and the labelled ones.
+
+    Attributes:
+        image_ids: ``n`` ids, ascending.
+        scores: ``(n,)`` of the strategy's acquisition function, empty if it has none.
+        class_scores: ``(n, classes)`` entropies weighted per foreground class, ``(n, 0)`` if not needed.
+        embeddings: ``(n, d)``, ``(n, 0)`` if not needed.
+        annotated: ``(m, d)`` embeddings of the labelled images, ``(0, d)`` if not needed.
+        round: 1 for the first scored round.
+    """
+
+    image_ids: tuple[str, ...]
+    scores: Scores = field(default_factory=lambda: np.zeros(0))
+    class_scores: Scores = field(default_factory=lambda: np.zeros((0, 0)))
+    embeddings: Embeddings = field(default_factory=lambda: np.zeros((0, 0)))
+    annotated: Embeddings = field(default_factory=lambda: np.zeros((0, 0)))
+    round: int = 1
+
+
+Select = Callable[[Pool, int, np.random.Generator], Indices]
+
+
+@dataclass(frozen=True)
+class QueryStrategy:
+    """A named acquisition and selection.
+
+    Attributes:
+        name: as the viewers show it.
+        description: one line for people.
+        source: paper and place.
+        select: the selection on a pool; returns ordered indices.
+        score: name of the acquisition score in a record, None if the strategy uses none.
+        embeddings: whether the selection needs embeddings.
+        class_scores: whether the selection needs per-class entropies.
+        pseudo_labels: whether the app must let the model label part of the pool.
+    """
+
+    name: str
+    description: str
+    source: str
+    select: Select
+    score: str | None = None
+    embeddings: bool = False
+    class_scores: bool = False
+    pseudo_labels: bool = False
+
+    @property
+    def needs_records(self) -> bool:
+        """Whether the strategy works from a scoring pass; the others work without any model."""
+        return self.score is not None or self.embeddings or self.class_scores
+
+
+PLANNED_ROUNDS = 10
+"""Rounds over which ``class_stratified_power`` sharpens its noise."""
+
+
+def annealed_beta(round: int, planned_rounds: int = PLANNED_ROUNDS) -> float:
+    """Noise power that grows exponentially from 1 in the first round to 100 in the last planned one (ClaSP PE).
+
+    Args:
+        round: 1 for the first round.
+        planned_rounds: rounds until 100 is reached; later rounds stay there.
+    """
+    progress = min(max(round - 1, 0) / max(planned_rounds - 1, 1), 1.0)
+    return float(100.0**progress)
+
+
+def _first(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
+    return np.arange(k, dtype=np.int64)
+
+
+def _random(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
+    return selection.uniform(len(pool.image_ids), k, rng)
+
+
+def _top(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
+    return selection.top(pool.scores, k)
+
+
+def _power(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
+    return selection.power(pool.scores, k, rng)
+
+
+def _trimmed_random(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
+    # A pool that trimming would leave with fewer than k images is trimmed as far as the batch allows.
+    n = len(pool.image_ids)
+    trim = min(0.1, (n - k) // 2 / n)
+    return selection.trimmed_random(pool.scores, k, rng, trim=trim)
+
+
+def _representative(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
+    return selection.representative(pool.scores, pool.embeddings, k)
+
+
+def _dissimilar(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
+    return selection.dissimilar(pool.scores, pool.embeddings, pool.annotated, k)
+
+
+def _class_stratified_power(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
+    return selection.class_stratified_power(pool.scores, pool.class_scores, k, rng, beta=annealed_beta(pool.round))
+
+
+def _core_set(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
+    return selection.core_set(pool.embeddings, pool.annotated, k)
+
+
+def _ceal(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
+    # The published group sizes, scaled to the batch: 10 lowest, 10 highest, 15 from the confident part.
+    lowest = highest = k * 10 // 35
+    split = selection.ceal(pool.scores, rng, pool.round, lowest, highest, k - lowest - highest)
+    return split.oracle
+
+
+CATALOGUE: dict[str, QueryStrategy] = {
+    row.name: row
+    for row in (
+        QueryStrategy("random", "Uniformly random, seeded", "baseline", _random),
+        QueryStrategy("first", "First unlabelled image by id", "baseline", _first),
+        QueryStrategy(
+            "dropout_variance",
+            "Largest variance of dropout passes, top 0.1 % of voxels",
+            "Kim et al. 2024, Uncertainty Sampling",
+            _top,
+            score="dropout_variance",
+        ),
+        QueryStrategy(
+            "dropout_variance_representative",
+            "Dropout variance, then the batch that best covers the uncertain images",
+            "Kim et al. 2024, supplementary algorithm 1",
+            _representative,
+            score="dropout_variance",
+            embeddings=True,
+        ),
+        QueryStrategy(
+            "dropout_variance_dissimilar",
+            "Dropout variance, then the images least similar to those already labelled",
+            "Kim et al. 2024, supplementary algorithm 2",
+            _dissimilar,
+            score="dropout_variance",
+            embeddings=True,
+        ),
+        QueryStrategy(
+            "bootstrap_variance",
+            "Largest disagreement of models trained on bootstrap samples",
+            "Kim et al. 2024, Uncertainty Sampling",
+            _top,
+            score="bootstrap_variance",
+        ),
+        QueryStrategy(
+            "entropy_kl",
+            "Committee entropy and divergence, outliers trimmed, random among the rest",
+            "Hao et al. 2021, eqs. 1-2 and section 3.3",
+            _trimmed_random,
+            score="entropy_kl",
+        ),
+        QueryStrategy(
+            "flip_consistency",
+            "Predictions that change most when the image is flipped",
+            "PCDAL 2023, eqs. 1-3",
+            _top,
+            score="flip_consistency",
+        ),
+        QueryStrategy(
+            "margin",
+            "Smallest distance between the two most probable classes",
+            "Kim et al. 2024, eq. 1",
+            _top,
+            score="margin",
+        ),
+        QueryStrategy(
+            "least_confidence",
+            "Least probability of the predicted class",
+            "Kim et al. 2024, Introduction",
+            _top,
+            score="least_confidence",
+        ),
+        QueryStrategy(
+            "predictive_entropy",
+            "Largest entropy of the mean prediction",
+            "PCDAL 2023, Max-Entropy",
+            _top,
+            score="predictive_entropy",
+        ),
+        QueryStrategy(
+            "bald",
+            "Largest mutual information between prediction and weights",
+            "PCDAL 2023, reference 43",
+            _top,
+            score="bald",
+        ),
+        QueryStrategy(
+            "power_bald",
+            "BALD with Gumbel noise, so that a batch is diverse",
+            "Kirsch et al. 2023",
+            _power,
+            score="bald",
+        ),
+        QueryStrategy(
+            "class_stratified_power",
+            "Noisy entropy with a share of the batch for every class",
+            "ClaSP PE 2026, whole-image form",
+            _class_stratified_power,
+            score="predictive_entropy",
+            class_scores=True,
+        ),
+        QueryStrategy(
+            "core_set",
+            "Images farthest from everything labelled",
+            "Sener & Savarese 2018",
+            _core_set,
+            embeddings=True,
+        ),
+        QueryStrategy(
+            "ceal",
+            "Likely missed, most uncertain and some confident images; the model labels the sure ones",
+            "Jethaliya 2022, section 4.2",
+            _ceal,
+            score="variance_sum",
+            pseudo_labels=True,
+        ),
+    )
+}
+
+
+def offered(default: str, scores: Iterable[str], pseudo_labels: bool = False) -> list[QueryStrategy]:
+    """The strategies an app can serve, its default first.
+
+    Args:
+        default: name of the app's default strategy.
+        scores: names of the acquisition scores that the app's records hold.
+        pseudo_labels: whether the app lets the model label part of the pool.
+
+    Returns:
+        Rows of the catalogue; those without records, ``random`` among them, are always included.
+
+    Raises:
+        ValueError: ``default`` is not among them.
+    """
+    held = set(scores)
+    rows = [
+        row
+        for row in CATALOGUE.values()
+        if (row.score is None or row.score in held) and (pseudo_labels or not row.pseudo_labels)
+    ]
+    names = [row.name for row in rows]
+    if default not in names:
+        raise ValueError(f"strategy must be one of {', '.join(names)}; got {default!r}")
+    return sorted(rows, key=lambda row: row.name != default)

@@ -1,0 +1,58 @@
+"""The MONAI Label strategy over rounds and leases."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.strategy import Strategy
+
+from strategies.catalogue import QueryStrategy
+from strategies.rounds import Rounds
+
+logger = logging.getLogger(__name__)
+
+ANONYMOUS = "anonymous"
+
+
+class NextSample(Strategy):
+    """Serves the next image of one query strategy; ``MONAILabelApp.next_sample`` calls it.
+
+    Args:
+        strategy: row of the catalogue.
+        rounds: rounds and leases shared by all strategies of the app.
+    """
+
+    def __init__(self, strategy: QueryStrategy, rounds: Rounds) -> None:
+        super().__init__(strategy.description)
+        self.strategy = strategy
+        self.rounds = rounds
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Lease the next image.
+
+        Args:
+            request: ``client_id`` names the annotator; without it all callers share one anonymous name.
+            datastore: not read; the store knows which images are labelled.
+
+        Returns:
+            ``id`` and the fields of :class:`strategies.rounds.Assignment`; empty if nothing is left.
+        """
+        client_id = str(request.get("client_id") or ANONYMOUS)
+        assignment = self.rounds.next_image(self.strategy, client_id)
+        if assignment is None:
+            logger.info("%s: no image left for %s", self.strategy.name, client_id)
+            return {}
+        return {
+            "id": assignment.image_id,
+            "strategy": assignment.strategy,
+            "score": assignment.score,
+            "rank": assignment.rank,
+            "round": assignment.round,
+            "round_size": assignment.round_size,
+            "remaining": assignment.remaining,
+            "model_version": assignment.model_version,
+            "reason": assignment.reason,
+            "lease_expires": assignment.lease_expires.isoformat() + "Z",
+        }

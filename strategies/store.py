@@ -1,0 +1,336 @@
+"""Records, rounds, leases, models and history in one database.
+
+SQLAlchemy over any database it supports; by default one SQLite file in write-ahead-log mode, so that several
+server processes and jobs read and write at once and everything survives a crash. Writing transactions start
+immediately (``BEGIN IMMEDIATE``), so what a transaction has read cannot change before it writes.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+
+def now() -> dt.datetime:
+    """Current time in UTC, without a time zone, as every column stores it."""
+    return dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)
+
+
+class Base(orm.DeclarativeBase):
+    """Tables of the store."""
+
+    type_annotation_map = {dict[str, Any]: sa.JSON, dict[str, float]: sa.JSON}
+
+
+class Image(Base):
+    """One image of the pool. ``present`` is false once it has left the datastore; nothing is deleted."""
+
+    __tablename__ = "images"
+    image_id: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    labelled: orm.Mapped[bool] = orm.mapped_column(default=False, index=True)
+    present: orm.Mapped[bool] = orm.mapped_column(default=True)
+
+
+class Record(Base):
+    """Everything one scoring pass learned about one image, for one model version; or why it could not."""
+
+    __tablename__ = "records"
+    model_version: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    image_id: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    fingerprint: orm.Mapped[str]
+    scores: orm.Mapped[dict[str, float]] = orm.mapped_column(default=dict)
+    class_entropies: orm.Mapped[dict[str, float]] = orm.mapped_column(default=dict)
+    embedding: orm.Mapped[bytes | None] = orm.mapped_column(default=None)
+    error: orm.Mapped[str | None] = orm.mapped_column(default=None)
+    created_at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+
+
+class Model(Base):
+    """One published checkpoint. ``scored_at`` is set once every image has a record for it."""
+
+    __tablename__ = "models"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    name: orm.Mapped[str] = orm.mapped_column(index=True)
+    version: orm.Mapped[str]
+    path: orm.Mapped[str]
+    labelled_count: orm.Mapped[int]
+    metrics: orm.Mapped[dict[str, Any]] = orm.mapped_column(default=dict)
+    created_at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+
+
+class Scoring(Base):
+    """A completed scoring pass: from here on rounds are ordered by the records of this model version."""
+
+    __tablename__ = "scorings"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    model_version: orm.Mapped[str] = orm.mapped_column(unique=True)
+    completed_at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+
+
+class Round(Base):
+    """One batch served to annotators under one model version (empty in a cold start)."""
+
+    __tablename__ = "rounds"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    strategy: orm.Mapped[str]
+    model_version: orm.Mapped[str]
+    number: orm.Mapped[int]
+    size: orm.Mapped[int]
+    reason: orm.Mapped[str]
+    opened_at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+    closed_at: orm.Mapped[dt.datetime | None] = orm.mapped_column(default=None)
+    completed: orm.Mapped[bool] = orm.mapped_column(default=False)
+    __table_args__ = (sa.Index("open_rounds", "strategy", "model_version", "closed_at"),)
+
+
+class RoundImage(Base):
+    """An image's place in a round; rank 1 is served first."""
+
+    __tablename__ = "round_images"
+    round_id: orm.Mapped[int] = orm.mapped_column(sa.ForeignKey("rounds.id"), primary_key=True)
+    rank: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    image_id: orm.Mapped[str] = orm.mapped_column(index=True)
+    score: orm.Mapped[float | None]
+
+
+class Lease(Base):
+    """An image promised to one annotator. The primary key keeps two annotators from holding the same image."""
+
+    __tablename__ = "leases"
+    image_id: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    client_id: orm.Mapped[str] = orm.mapped_column(index=True)
+    round_id: orm.Mapped[int] = orm.mapped_column(sa.ForeignKey("rounds.id"))
+    expires_at: orm.Mapped[dt.datetime]
+
+
+class Event(Base):
+    """History: who was given or labelled which image, when, under which round and model version."""
+
+    __tablename__ = "history"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+    event: orm.Mapped[str]
+    image_id: orm.Mapped[str] = orm.mapped_column(index=True)
+    client_id: orm.Mapped[str]
+    round_id: orm.Mapped[int | None] = orm.mapped_column(default=None)
+    details: orm.Mapped[dict[str, Any]] = orm.mapped_column(default=dict)
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image's record as plain values.
+
+    Attributes:
+        image_id: id in the datastore.
+        model_version: content hash of the checkpoints that made it.
+        fingerprint: identifies the image's content, so that an unchanged image is not scored again.
+        scores: acquisition name -> score.
+        class_entropies: foreground class name -> entropy weighted with the class's probability.
+        embedding: ``(d,)`` float32.
+        error: why the image could not be scored, None if it was.
+    """
+
+    image_id: str
+    model_version: str
+    fingerprint: str
+    scores: Mapping[str, float]
+    class_entropies: Mapping[str, float]
+    embedding: np.ndarray | None
+    error: str | None = None
+
+
+class Store:
+    """The database behind an app.
+
+    Args:
+        location: path of a SQLite file (made if missing) or any SQLAlchemy URL.
+
+    Raises:
+        ValueError: the database cannot be opened.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        url = str(location)
+        if "://" not in url:
+            Path(url).parent.mkdir(parents=True, exist_ok=True)
+            url = f"sqlite:///{url}"
+        try:
+            self.engine = sa.create_engine(url)
+        except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
+            raise ValueError(f"store {location!r} cannot be opened: {error}") from error
+        if self.engine.dialect.name == "sqlite":
+            sa.event.listen(self.engine, "connect", _configure_sqlite)
+            sa.event.listen(self.engine, "begin", _begin_sqlite)
+        self._reader = self.engine.execution_options(read_only=True)
+        try:
+            Base.metadata.create_all(self.engine)
+        except sa.exc.SQLAlchemyError as error:
+            raise ValueError(f"store {location!r} cannot be opened: {error}") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[orm.Session]:
+        """One atomic transaction: committed at the end, rolled back on any exception."""
+        with orm.Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[orm.Session]:
+        """A consistent view for reading, which never waits for a writer."""
+        with orm.Session(self._reader, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    # Images
+
+    def sync_images(self, images: Mapping[str, bool]) -> None:
+        """Bring the image table in line with the datastore.
+
+        Args:
+            images: every image id -> whether it has a final label.
+        """
+        with self.transaction() as session:
+            known = {row.image_id: row for row in session.scalars(sa.select(Image))}
+            for image_id, labelled in images.items():
+                row = known.get(image_id)
+                if row is None:
+                    session.add(Image(image_id=image_id, labelled=labelled))
+                else:
+                    row.labelled, row.present = labelled, True
+            for image_id in known.keys() - images.keys():
+                known[image_id].present = False
+
+    def image_ids(self, labelled: bool | None = None) -> list[str]:
+        """Ids of the present images, ascending; optionally only the labelled or the unlabelled ones."""
+        query = sa.select(Image.image_id).where(Image.present).order_by(Image.image_id)
+        if labelled is not None:
+            query = query.where(Image.labelled == labelled)
+        with self.reading() as session:
+            return list(session.scalars(query))
+
+    def labelled_count(self) -> int:
+        """Number of present images with a final label."""
+        with self.reading() as session:
+            query = sa.select(sa.func.count()).select_from(Image).where(Image.present, Image.labelled)
+            return session.scalar(query) or 0
+
+    # Records
+
+    def add_record(self, record: ImageRecord) -> None:
+        """Write one record, replacing an older one of the same image and model version."""
+        embedding = None if record.embedding is None else np.asarray(record.embedding, dtype="<f4").tobytes()
+        with self.transaction() as session:
+            session.merge(
+                Record(
+                    image_id=record.image_id,
+                    model_version=record.model_version,
+                    fingerprint=record.fingerprint,
+                    scores=dict(record.scores),
+                    class_entropies=dict(record.class_entropies),
+                    embedding=embedding,
+                    error=record.error,
+                    created_at=now(),
+                )
+            )
+
+    def fingerprints(self, model_version: str) -> dict[str, str]:
+        """Image id -> fingerprint of all records of a model version, errors included."""
+        with self.reading() as session:
+            query = sa.select(Record.image_id, Record.fingerprint).where(Record.model_version == model_version)
+            return {image_id: fingerprint for image_id, fingerprint in session.execute(query)}
+
+    def records(self, model_version: str, image_ids: Iterable[str] | None = None) -> list[ImageRecord]:
+        """Records of a model version by ascending image id, errors included."""
+        query = sa.select(Record).where(Record.model_version == model_version).order_by(Record.image_id)
+        if image_ids is not None:
+            query = query.where(Record.image_id.in_(list(image_ids)))
+        with self.reading() as session:
+            return [_plain(row) for row in session.scalars(query)]
+
+    def errors(self, model_version: str) -> dict[str, str]:
+        """Image id -> reason, for the images that could not be scored."""
+        query = sa.select(Record.image_id, Record.error).where(
+            Record.model_version == model_version, Record.error.is_not(None)
+        )
+        with self.reading() as session:
+            return {image_id: error for image_id, error in session.execute(query)}
+
+    def unscored(self, model_version: str) -> int:
+        """Number of present images without any record for a model version."""
+        scored = sa.select(Record.image_id).where(Record.model_version == model_version)
+        query = sa.select(sa.func.count()).select_from(Image).where(Image.present, Image.image_id.not_in(scored))
+        with self.reading() as session:
+            return session.scalar(query) or 0
+
+    # Models and scorings
+
+    def add_model(
+        self, name: str, version: str, path: str, labelled_count: int, metrics: Mapping[str, Any] | None = None
+    ) -> None:
+        """Publish a checkpoint: from the commit on it is the current one of that name."""
+        with self.transaction() as session:
+            session.add(
+                Model(
+                    name=name, version=version, path=path, labelled_count=labelled_count, metrics=dict(metrics or {})
+                )
+            )
+
+    def models(self, name: str) -> Sequence[Model]:
+        """All published checkpoints of a name, newest first."""
+        with self.reading() as session:
+            return session.scalars(sa.select(Model).where(Model.name == name).order_by(Model.id.desc())).all()
+
+    def current_model(self, name: str) -> Model | None:
+        """The newest checkpoint of a name."""
+        with self.reading() as session:
+            return session.scalars(sa.select(Model).where(Model.name == name).order_by(Model.id.desc()).limit(1)).first()
+
+    def complete_scoring(self, model_version: str) -> None:
+        """Say that every image has a record for this model version: it now orders the rounds."""
+        with self.transaction() as session:
+            session.execute(sa.delete(Scoring).where(Scoring.model_version == model_version))
+            session.add(Scoring(model_version=model_version))
+
+    def serving_version(self) -> str:
+        """The model version whose records order the rounds; empty before the first completed scoring."""
+        with self.reading() as session:
+            return session.scalar(sa.select(Scoring.model_version).order_by(Scoring.id.desc()).limit(1)) or ""
+
+
+def embedding_of(record: Record) -> np.ndarray | None:
+    """The record's embedding as a ``(d,)`` float32 array."""
+    return None if record.embedding is None else np.frombuffer(record.embedding, dtype="<f4")
+
+
+def _plain(row: Record) -> ImageRecord:
+    return ImageRecord(
+        image_id=row.image_id,
+        model_version=row.model_version,
+        fingerprint=row.fingerprint,
+        scores=row.scores,
+        class_entropies=row.class_entropies,
+        embedding=embedding_of(row),
+        error=row.error,
+    )
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    reading = connection.get_execution_options().get("read_only", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    # Python's sqlite3 must not start transactions by itself: the "begin" listener does, and at once for writing.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=60000", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")

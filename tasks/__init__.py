@@ -1,0 +1,1 @@
+"""Everything that runs a network or touches image files."""

@@ -1,0 +1,75 @@
+"""MONAI Label's local datastore, with writes that a kill cannot tear and no lost updates between its threads."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from monailabel.datastore.local import LocalDatastore
+
+
+class StudiesFolder(LocalDatastore):
+    """Local datastore that tells when images or labels have come or gone.
+
+    The index file is replaced atomically. Saving a label and the file watcher's refresh exclude each other: without
+    that, a refresh in between replaces the index object that the label is being added to.
+
+    Args:
+        path: studies folder.
+        on_change: called after images or labels changed on disk or over HTTP.
+        **options: of :class:`monailabel.datastore.local.LocalDatastore`.
+    """
+
+    def __init__(self, path: str, on_change: Callable[[], None] = lambda: None, **options: Any) -> None:
+        self._mutex = threading.RLock()
+        self._on_change = on_change
+        super().__init__(path, **options)
+
+    def refresh(self) -> None:
+        """Bring the index in line with the files, then tell."""
+        with self._mutex:
+            super().refresh()
+        self._on_change()
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Add an image, then tell."""
+        with self._mutex:
+            added: str = super().add_image(image_id, image_filename, image_info)
+        self._on_change()
+        return added
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Store a label under a tag."""
+        with self._mutex:
+            saved: str = super().save_label(image_id, label_filename, label_tag, label_info)
+        return saved
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """Merge values into an image's info."""
+        with self._mutex:
+            super().update_image_info(image_id, info)
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Merge values into a label's info."""
+        with self._mutex:
+            super().update_label_info(label_id, label_tag, info)
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        if lock:
+            with FileLock(self._lock_file):
+                self._update_datastore_file(lock=False)
+            return
+        path = Path(self._datastore_config_path)
+        temporary = path.with_suffix(".json.tmp")
+        with temporary.open("w") as file:
+            json.dump(self._datastore.model_dump(exclude={"base_path"}), file, indent=2, default=str)
+            file.flush()
+            os.fsync(file.fileno())
+        self._ignore_event_config = True
+        temporary.replace(path)
+        self._config_ts = path.stat().st_mtime

@@ -1,0 +1,38 @@
+"""Sliding windows shared by training, inference and scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from monai.inferers import Inferer, sliding_window_inference
+
+from tasks.volumes import window_size
+
+
+class VolumeInferer(Inferer):
+    """MONAI's sliding windows, no window larger than the image needs, blended with Gaussian weights.
+
+    Args:
+        roi_size: largest window in voxels.
+        overlap: share by which neighbouring windows overlap, in [0, 1).
+        divisor: window sides must be multiples of this.
+        device: where stitched results are kept, default that of the input; bounds GPU memory.
+    """
+
+    def __init__(
+        self, roi_size: Sequence[int], overlap: float, divisor: int, device: torch.device | None = None
+    ) -> None:
+        super().__init__()
+        self.roi_size = tuple(roi_size)
+        self.overlap = overlap
+        self.divisor = divisor
+        self.device = device
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+        """Run ``network`` over ``inputs`` ``[1, C, X, Y, Z]``; its outputs have the window's shape."""
+        window = window_size(inputs.shape[2:], self.roi_size, self.divisor)
+        return sliding_window_inference(
+            inputs, window, 1, network, overlap=self.overlap, mode="gaussian", device=self.device
+        )

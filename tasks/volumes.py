@@ -1,0 +1,191 @@
+"""Read volumes and their labels, preprocess them, and say clearly what is wrong with a file."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, LoadImage, NormalizeIntensityd, Orientationd, Spacingd, Transform
+
+logger = logging.getLogger(__name__)
+
+
+class ImageError(ValueError):
+    """An image or label that cannot be used; the message names the file."""
+
+
+def channel_files(image: str | Path, channels: Sequence[str]) -> list[Path]:
+    """The files of all channels of an image.
+
+    Args:
+        image: file in the studies root, the first channel.
+        channels: names of all channels; with fewer than two the image is a single file.
+
+    Returns:
+        The image, then ``channels/<name>/<same file name>`` for the second channel on.
+
+    Raises:
+        ImageError: a file is missing.
+    """
+    first = Path(image)
+    files = [first, *(first.parent / "channels" / name / first.name for name in channels[1:])]
+    for file in files:
+        if not file.is_file():
+            raise ImageError(f"{file} is missing")
+    return files
+
+
+def fingerprint(image: str | Path, channels: Sequence[str]) -> str:
+    """Changes whenever a file of the image changes: size and modification time (ns) of each."""
+    parts = []
+    for file in [Path(image), *(Path(image).parent / "channels" / name / Path(image).name for name in channels[1:])]:
+        try:
+            status = file.stat()
+            parts.append(f"{status.st_size}:{status.st_mtime_ns}")
+        except OSError:
+            parts.append("missing")
+    return ",".join(parts)
+
+
+def read_volume(image: str | Path, channels: Sequence[str] = ()) -> MetaTensor:
+    """Read a volume with all its channels.
+
+    Args:
+        image: NIfTI or NRRD file: 3D, or 4D with the channels last.
+        channels: names of separate channel files, see :func:`channel_files`.
+
+    Returns:
+        ``[C, X, Y, Z]`` float32 with the affine of the first channel.
+
+    Raises:
+        ImageError: missing or unreadable file, not a volume, other shape than the first channel, NaN.
+    """
+    files = channel_files(image, channels)
+    volumes = [_read(file) for file in files]
+    for file, volume in zip(files, volumes, strict=True):
+        if len(files) > 1 and volume.shape[0] != 1:
+            raise ImageError(f"{file} has {volume.shape[0]} channels; with separate channel files each must have one")
+        if volume.shape[1:] != volumes[0].shape[1:]:
+            raise ImageError(f"{file} has the shape {_shape(volume)}, the first channel {_shape(volumes[0])}")
+        if not torch.isfinite(volume).all():
+            raise ImageError(f"{file} contains NaN or infinite values")
+    if len(volumes) == 1:
+        return volumes[0]
+    return MetaTensor(torch.cat([v.as_tensor() for v in volumes]), affine=volumes[0].affine, meta=volumes[0].meta)
+
+
+def read_label(label: str | Path, classes: int, like: Sequence[int] | None = None) -> MetaTensor:
+    """Read a label map.
+
+    Args:
+        label: NIfTI or NRRD file.
+        classes: number of classes, background included: values ``0 .. classes - 1`` are allowed.
+        like: spatial shape of the image, if the label must have it.
+
+    Returns:
+        ``[1, X, Y, Z]`` float32.
+
+    Raises:
+        ImageError: unreadable, other shape, or values outside the declared classes.
+    """
+    volume = _read(Path(label))
+    if volume.shape[0] != 1:
+        raise ImageError(f"{label} has {volume.shape[0]} channels; a label map has one")
+    if like is not None and tuple(volume.shape[1:]) != tuple(like):
+        raise ImageError(f"{label} has the shape {_shape(volume)}, its image {'x'.join(map(str, like))}")
+    values = np.unique(volume.numpy())
+    unknown = [float(v) for v in values if v not in range(classes)]
+    if unknown:
+        shown = ", ".join(f"{v:g}" for v in unknown[:5])
+        raise ImageError(f"{label} contains the values {shown}; declared are 0 to {classes - 1}")
+    return volume
+
+
+def _read(file: Path) -> MetaTensor:
+    if not file.is_file():
+        raise ImageError(f"{file} is missing")
+    try:
+        volume = LoadImage(image_only=True, ensure_channel_first=True, dtype=torch.float32)(file)
+    except Exception as error:  # every reader library raises its own kinds
+        reason = str(error).strip().splitlines()
+        raise ImageError(f"{file} cannot be read: {reason[0] if reason else type(error).__name__}") from error
+    if volume.ndim != 4 or min(volume.shape) < 1:
+        raise ImageError(f"{file} is not a volume: shape {tuple(volume.shape[1:])}")
+    return volume
+
+
+def _shape(volume: torch.Tensor) -> str:
+    return "x".join(str(side) for side in volume.shape[1:])
+
+
+class ReadVolumed(Transform):
+    """Dictionary transform: paths under ``image`` (and ``label``) become volumes.
+
+    Args:
+        channels: names of the channels.
+        classes: number of classes, background included.
+        in_channels: number of channels the network takes; None accepts any.
+    """
+
+    def __init__(self, channels: Sequence[str], classes: int, in_channels: int | None = None) -> None:
+        self.channels = tuple(channels)
+        self.classes = classes
+        self.in_channels = in_channels
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        result = dict(data)
+        image = read_volume(data["image"], self.channels)
+        if self.in_channels is not None and image.shape[0] != self.in_channels:
+            raise ImageError(f"{data['image']} has {image.shape[0]} channels, the model takes {self.in_channels}")
+        result["image"] = image
+        if isinstance(data.get("label"), str | Path):
+            result["label"] = read_label(data["label"], self.classes, like=image.shape[1:])
+        return result
+
+
+def preprocessing(
+    channels: Sequence[str], classes: int, in_channels: int | None, spacing: float, labels: bool = False
+) -> Compose:
+    """Read, orient to RAS, resample (B-spline; nearest for labels) and normalise each channel over non-zero voxels.
+
+    Args:
+        channels: names of the channels.
+        classes: number of classes, background included.
+        in_channels: channels the network takes; None accepts any.
+        spacing: isotropic voxel size in mm, 0 keeps the image's own.
+        labels: whether items have a ``label`` too.
+
+    Returns:
+        Transform from ``{"image": path}`` to ``{"image": [C, X, Y, Z]}``. In RAS the first two axes are in the
+        axial plane and the third goes through the slices.
+    """
+    keys = ["image", "label"] if labels else ["image"]
+    steps: list[Any] = [ReadVolumed(channels, classes, in_channels), Orientationd(keys, axcodes="RAS", labels=None)]
+    if spacing > 0:
+        steps.append(Spacingd(keys, pixdim=[spacing] * 3, mode=[3, "nearest"][: len(keys)], padding_mode="border"))
+    steps.append(NormalizeIntensityd("image", nonzero=True, channel_wise=True))
+    return Compose(steps)
+
+
+def window_size(shape: Sequence[int], roi: Sequence[int], divisor: int) -> list[int]:
+    """Sliding window for an image: the ROI, or the image rounded up to what the network divides by, if smaller.
+
+    Args:
+        shape: spatial shape of the image.
+        roi: largest window.
+        divisor: sides must be multiples of this.
+    """
+    return [min(largest, -(-side // divisor) * divisor) for side, largest in zip(shape, roi, strict=True)]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file so that a reader sees the old or the new content, never a part."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2))
+    temporary.replace(path)
