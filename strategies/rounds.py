@@ -261,16 +261,15 @@ class Rounds:
                 .order_by(Record.image_id)
             )
             annotated = _embeddings(session.scalars(labelled))
-        embeddings = _embeddings(rows) if strategy.embeddings else []
-        width = len(embeddings[0]) if embeddings else 0
+        embeddings = np.array(_embeddings(rows)) if strategy.embeddings else np.zeros((len(rows), 0))
         return Pool(
             image_ids=tuple(row.image_id for row in rows),
             scores=np.array([row.scores[strategy.score] for row in rows] if strategy.score else []),
             class_scores=np.array([list(row.class_entropies.values()) for row in rows])
             if strategy.class_scores
             else np.zeros((len(rows), 0)),
-            embeddings=np.array(embeddings).reshape(-1, width),
-            annotated=np.array(annotated).reshape(-1, width),
+            embeddings=embeddings,
+            annotated=np.array(annotated).reshape(len(annotated), embeddings.shape[1]),
             round=round,
         )
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.transforms import Invertd, SqueezeDimd, Transform
+from monai.transforms import Compose, Invertd, SqueezeDimd, Transform
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.basic_infer import BasicInferTask
 
@@ -66,7 +67,7 @@ class VolumeInferTask(BasicInferTask):
         self.name = name
         self.registry = registry
         self.channels = list(channels)
-        self._loaded: tuple[Path, str, Checkpoint, Committee] | None = None
+        self._loaded: tuple[Path, str, _Loaded] | None = None
 
     def is_valid(self) -> bool:
         """Whether a model has been published."""
@@ -79,40 +80,67 @@ class VolumeInferTask(BasicInferTask):
 
     def pre_transforms(self, data: dict[str, Any] | None = None) -> Sequence[Callable[..., Any]]:
         """The checkpoint's preprocessing."""
-        checkpoint = self._current((data or {}).get("device", "cpu"))[0]
-        classes = checkpoint.architecture.out_channels
-        in_channels = checkpoint.architecture.in_channels
-        return [preprocessing(self.channels, classes, in_channels, checkpoint.preprocessing["spacing"])]
+        return [self._current(data).preprocessing]
 
     def inferer(self, data: dict[str, Any] | None = None) -> VolumeInferer:
         """Sliding windows; the map is stitched on the CPU, so that GPU memory is bounded by the window."""
-        checkpoint = self._current((data or {}).get("device", "cpu"))[0]
-        settings = checkpoint.preprocessing
-        roi = voxels(settings["roi_size"], "roi_size")
-        return VolumeInferer(roi, settings["overlap"], checkpoint.architecture.divisor, torch.device("cpu"))
-
-    def _get_network(self, device: str, data: Any) -> Committee:
-        return self._current(device)[1]
+        checkpoint = self._current(data).checkpoint
+        return volume_inferer(checkpoint)
 
     def post_transforms(self, data: dict[str, Any] | None = None) -> Sequence[Callable[..., Any]]:
         """Most probable class, in the image's own orientation and spacing."""
-        assert data is not None
-        transform = self.pre_transforms(data)[0]
+        # Inverting needs the very transform objects that were applied: a model published in between must not matter.
+        transform = self._current(data).preprocessing
         return [
             _LabelMap("pred"),
             Invertd("pred", transform=transform, orig_keys="image", nearest_interp=True, to_tensor=True),
             SqueezeDimd("pred", dim=0),
         ]
 
-    def _current(self, device: str) -> tuple[Checkpoint, Committee]:
+    def _get_network(self, device: str, data: Any) -> Committee:
+        return self._current(data).network
+
+    def _current(self, data: dict[str, Any] | None) -> _Loaded:
+        """The current model; once a request has begun, the one it began with."""
+        request = {} if data is None else data
+        if _LOADED in request:
+            loaded: _Loaded = request[_LOADED]
+            return loaded
         path = self.registry.path(self.name)
         if path is None:
             raise ValueError(f"there is no trained model {self.name!r} yet")
+        device = str(request.get("device", "cpu"))
         if self._loaded is None or self._loaded[:2] != (path, device):
             checkpoint = read_checkpoint(path)
-            self._loaded = (path, device, checkpoint, Committee(checkpoint.networks(device)).eval())
+            network = Committee(checkpoint.networks(device)).eval()
+            self._loaded = (path, device, _Loaded(checkpoint, network, checkpoint_preprocessing(checkpoint, self.channels)))
             logger.info("loaded %s", path.name)
-        return self._loaded[2:]
+        request[_LOADED] = self._loaded[2]
+        return self._loaded[2]
+
+
+_LOADED = "loaded_model"
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    checkpoint: Checkpoint
+    network: Committee
+    preprocessing: Compose
+
+
+def volume_inferer(checkpoint: Checkpoint) -> VolumeInferer:
+    """Sliding windows as the checkpoint was validated with, stitched on the CPU."""
+    settings = checkpoint.preprocessing
+    roi = voxels(settings["roi_size"], "roi_size")
+    return VolumeInferer(roi, settings["overlap"], checkpoint.architecture.divisor, torch.device("cpu"))
+
+
+def checkpoint_preprocessing(checkpoint: Checkpoint, channels: Sequence[str]) -> Compose:
+    """Preprocessing of images as the checkpoint was trained with."""
+    architecture = checkpoint.architecture
+    spacing = checkpoint.preprocessing["spacing"]
+    return preprocessing(channels, architecture.out_channels, architecture.in_channels, spacing)
 
 
 class _LabelMap(Transform):

@@ -13,11 +13,10 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.utils.others.generic import name_to_device
 
 from strategies.store import ImageRecord, Store
-from tasks.inferer import VolumeInferer
+from tasks.inference import checkpoint_preprocessing, volume_inferer
 from tasks.models import BOOTSTRAP, SINGLE, ModelRegistry
-from tasks.presets import voxels
 from tasks.records import Scorer
-from tasks.volumes import fingerprint, preprocessing
+from tasks.volumes import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -101,15 +100,7 @@ class ScoreRecords(ScoringMethod):
             raise ValueError("the checkpoint of the current model is missing: train again")
         committee = self.registry.load(BOOTSTRAP)
         members = committee.networks(device) if committee and committee.architecture == single.architecture else []
-        settings = single.preprocessing
-        inferer = VolumeInferer(
-            voxels(settings["roi_size"], "roi_size"),
-            settings["overlap"],
-            single.architecture.divisor,
-            torch.device("cpu"),
+        scorer = Scorer(
+            single.networks(device)[0], members, volume_inferer(single), self.passes, self.seed, device
         )
-        scorer = Scorer(single.networks(device)[0], members, inferer, self.passes, self.seed, device)
-        transform = preprocessing(
-            self.channels, single.architecture.out_channels, single.architecture.in_channels, settings["spacing"]
-        )
-        return scorer, transform, single.labels
+        return scorer, checkpoint_preprocessing(single, self.channels), single.labels

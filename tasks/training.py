@@ -128,9 +128,8 @@ class VolumeTrainTask(BasicTrainTask):
         except ValueError as error:
             raise TrainingError(str(error)) from error
         self._items = self._validated(datastore)
-        self._val_interval = preset.val_interval
         Path(self._model_dir).mkdir(parents=True, exist_ok=True)
-        states, stats = [], {}
+        states = []
         for self._member in range(members):
             options = {
                 **request,
@@ -143,7 +142,7 @@ class VolumeTrainTask(BasicTrainTask):
                 "dataloader": "ThreadDataLoader",
                 "total_items": len(self._items),
             }
-            stats = super().__call__(options, datastore)
+            super().__call__(options, datastore)
             states.append(torch.load(self._weights_path, map_location="cpu", weights_only=True))
             self._weights_path.unlink()
         checkpoint = Checkpoint(
@@ -152,6 +151,7 @@ class VolumeTrainTask(BasicTrainTask):
             preprocessing={"spacing": preset.spacing, "roi_size": preset.roi_size, "overlap": preset.overlap},
             labels=self.label_names,
         )
+        stats = self.stats()
         version = self.registry.publish(
             self.name, checkpoint, len(self._items), {"best_metric": stats.get("best_metric")}
         )
@@ -329,7 +329,7 @@ class VolumeTrainTask(BasicTrainTask):
         """Learning rate and validation."""
         handlers: list[Any] = [self.lr_scheduler_handler(context)]
         if context.evaluator:
-            interval = context.request["preset"].val_interval
+            interval = min(context.request["preset"].val_interval, context.max_epochs)
             handlers.append(ValidationHandler(interval, validator=context.evaluator, epoch_level=True))
         return handlers
 

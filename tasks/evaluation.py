@@ -1,0 +1,129 @@
+"""How good a strategy is: Dice and HD95 of a model, learning curves, equivalence, paired comparison.
+
+Source: Kim et al. 2024, section Experiments (equivalence after Lakens 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from monai.metrics import compute_dice, compute_hausdorff_distance
+from monai.networks.utils import one_hot
+from scipy import stats
+
+
+def segmentation_metrics(
+    prediction: torch.Tensor, label: torch.Tensor, classes: int, spacing: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Dice and 95th percentile of the Hausdorff distance per foreground class.
+
+    Args:
+        prediction: ``[X, Y, Z]`` class values.
+        label: ``[X, Y, Z]`` class values.
+        classes: number of classes, background included.
+        spacing: voxel size in mm.
+
+    Returns:
+        Two ``(classes - 1,)`` arrays. Dice is NaN where the label lacks the class; HD95 (mm) is NaN where label or
+        prediction lack it.
+    """
+    y_pred = one_hot(prediction[None, None], classes)
+    y = one_hot(label[None, None], classes)
+    dice = compute_dice(y_pred, y, include_background=False)[0].numpy()
+    hd95 = np.full(classes - 1, np.nan)
+    for index in range(1, classes):
+        if y[0, index].any() and y_pred[0, index].any():
+            pair = (y_pred[:, index : index + 1], y[:, index : index + 1])
+            distance = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=list(spacing))
+            hd95[index - 1] = float(distance)
+    return dice, hd95
+
+
+def area_under_curve(labelled: Sequence[int], values: Sequence[float]) -> float:
+    """Mean height of a learning curve: its trapezoidal area over the range of labelled images, divided by the range."""
+    x, y = np.asarray(labelled, float), np.asarray(values, float)
+    if len(x) < 2:
+        return float(y.mean())
+    return float(np.trapz(y, x) / (x[-1] - x[0]))
+
+
+def equivalence_bound(full: Sequence[float]) -> float:
+    """Half-width within which a model counts as equivalent to the full-data model (Kim et al. 2024, Experiments).
+
+    Twice the half-width at which the full-data model is equivalent to itself at p = 0.05 in two one-sided t tests.
+
+    Args:
+        full: result of the full-data model on every test image.
+    """
+    values = np.asarray(full, float)
+    n = len(values)
+    standard_error = np.sqrt(2 * values.var(ddof=1) / n)
+    return float(2 * stats.t.ppf(0.95, 2 * n - 2) * standard_error)
+
+
+def equivalent(values: Sequence[float], full: Sequence[float], alpha: float = 0.05) -> bool:
+    """Whether a model is statistically equivalent to the full-data model (two one-sided Student's t tests).
+
+    Args:
+        values: result of the model on every test image.
+        full: result of the full-data model on the same images.
+        alpha: level of both tests.
+    """
+    bound = equivalence_bound(full)
+    shifted = np.asarray(values, float)
+    above = stats.ttest_ind(shifted + bound, full, alternative="greater").pvalue
+    below = stats.ttest_ind(shifted - bound, full, alternative="less").pvalue
+    return bool(max(above, below) < alpha)
+
+
+def labels_needed(curve: Mapping[int, Sequence[float]], full: Sequence[float]) -> int | None:
+    """The smallest number of labelled images whose model is equivalent to the full-data model.
+
+    Args:
+        curve: labelled images -> result on every test image.
+        full: result of the full-data model on the same images.
+
+    Returns:
+        The number, or None if no point of the curve is equivalent.
+    """
+    return next((count for count in sorted(curve) if equivalent(curve[count], full)), None)
+
+
+def first_reaching(labelled: Sequence[int], values: Sequence[float], target: float) -> int | None:
+    """The smallest number of labelled images whose result reaches a target, None if none does."""
+    return next((count for count, value in sorted(zip(labelled, values, strict=True)) if value >= target), None)
+
+
+def compare_to_baseline(
+    baseline: Sequence[float], others: Mapping[str, Sequence[float]]
+) -> dict[str, dict[str, float]]:
+    """Paired comparison of areas under the curve over seeds, corrected after Holm.
+
+    Args:
+        baseline: one area per seed.
+        others: strategy -> one area per seed, in the same order of seeds.
+
+    Returns:
+        Strategy -> mean ``difference``, ``p`` of the paired t test and ``p_holm``; p is NaN with fewer than 2 seeds.
+    """
+    results = {}
+    for name, areas in others.items():
+        difference = np.asarray(areas, float) - np.asarray(baseline, float)
+        p = float(stats.ttest_rel(areas, baseline).pvalue) if len(difference) > 1 else float("nan")
+        results[name] = {"difference": float(difference.mean()), "p": p}
+    adjusted = holm([row["p"] for row in results.values()])
+    for row, p in zip(results.values(), adjusted, strict=True):
+        row["p_holm"] = p
+    return results
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment of p values."""
+    p = np.asarray(p_values, float)
+    order = np.argsort(p)
+    adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1.0)
+    result = np.empty_like(p)
+    result[order] = adjusted
+    return [float(value) for value in result]

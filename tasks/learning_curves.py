@@ -1,0 +1,136 @@
+"""Summary, table and plot of a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.table import Table
+from scipy import stats
+
+from tasks.evaluation import area_under_curve, compare_to_baseline, first_reaching, labels_needed
+
+BASELINE = "random"
+FULL_DATA = "full_data"
+Rows = Sequence[Mapping[str, Any]]
+
+
+def summarise(rows: Rows, data: str, semi_synthetic: str, target: float) -> dict[str, Any]:
+    """Area under the curve, labels needed and paired comparison with random, per strategy.
+
+    Args:
+        rows: one per strategy, seed and round.
+        data: name of the data set.
+        semi_synthetic: what was changed, empty for real images as they are.
+        target: Dice to reach; 0 takes the mean last Dice of ``random`` (of the first strategy without it).
+    """
+    curves = _curves(rows)
+    baseline = BASELINE if BASELINE in curves else next(iter(curves))
+    full = {row["seed"]: row for row in rows if row["strategy"] == FULL_DATA}
+    seeds = sorted(curves[baseline])
+    reached = target or float(np.mean([curves[baseline][seed][-1]["dice_mean"] for seed in seeds]))
+    areas = {name: [_area(by_seed[seed]) for seed in seeds] for name, by_seed in curves.items()}
+    comparison = compare_to_baseline(areas[baseline], {name: a for name, a in areas.items() if name != baseline})
+    strategies = {}
+    for name, by_seed in curves.items():
+        to_target = [
+            first_reaching([r["labelled"] for r in by_seed[s]], [r["dice_mean"] for r in by_seed[s]], reached)
+            for s in seeds
+        ]
+        to_full = [
+            labels_needed({r["labelled"]: r["dice_per_image"] for r in by_seed[s]}, full[s]["dice_per_image"])
+            for s in seeds
+            if s in full
+        ]
+        strategies[name] = {
+            "area_under_curve": _mean(areas[name]),
+            "area_per_seed": [round(area, 5) for area in areas[name]],
+            "last_dice": _mean([by_seed[seed][-1]["dice_mean"] for seed in seeds]),
+            "labels_to_target": to_target,
+            "labels_to_full_data_equivalence": to_full,
+            "against_random": comparison.get(name),
+        }
+    for row in strategies.values():
+        for key in ("labels_to_target", "labels_to_full_data_equivalence"):
+            row[f"{key}_relative_to_random"] = _ratio(row[key], strategies[baseline][key])
+    rise = {n: _mean([b[s][-1]["dice_mean"] - b[s][0]["dice_mean"] for s in seeds]) for n, b in curves.items()}
+    return {
+        "data": data,
+        "semi_synthetic": semi_synthetic,
+        "seeds": len(seeds),
+        "baseline": baseline,
+        "target_dice": round(reached, 5),
+        "full_data_dice": _mean([row["dice_mean"] for row in full.values()]) if full else None,
+        "rise_from_first_to_last_round": rise,
+        "strategies": strategies,
+    }
+
+
+def plot(rows: Rows, summary: Mapping[str, Any], path: Path) -> None:
+    """Learning curves: mean over seeds with its 95 % confidence band, and the full-data model as a line."""
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, by_seed in _curves(rows).items():
+        seeds = sorted(by_seed)
+        x = [row["labelled"] for row in by_seed[seeds[0]]]
+        y = np.array([[row["dice_mean"] for row in by_seed[seed]] for seed in seeds])
+        (line,) = axes.plot(x, y.mean(0), marker="o", markersize=4, label=name)
+        if len(seeds) > 1:
+            half = stats.t.ppf(0.975, len(seeds) - 1) * y.std(0, ddof=1) / np.sqrt(len(seeds))
+            axes.fill_between(x, y.mean(0) - half, y.mean(0) + half, color=line.get_color(), alpha=0.12)
+    if summary["full_data_dice"] is not None:
+        axes.axhline(summary["full_data_dice"]["mean"], color="black", linestyle="--", linewidth=1, label="full data")
+    axes.set_xlabel("labelled images")
+    axes.set_ylabel("mean foreground Dice on test images")
+    note = f" ({summary['semi_synthetic']})" if summary["semi_synthetic"] else ""
+    axes.set_title(f"{summary['data']}, {summary['seeds']} seeds{note}", fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def table(summary: Mapping[str, Any]) -> Table:
+    """The summary for a terminal."""
+    result = Table(title=f"{summary['data']} {summary['semi_synthetic']}, target Dice {summary['target_dice']:.3f}")
+    columns = ("strategy", "area under curve", "last Dice", "labels to target", "area - random", "p (Holm)")
+    for column in columns:
+        result.add_column(column)
+    for name, row in summary["strategies"].items():
+        against = row["against_random"]
+        result.add_row(
+            name,
+            f"{row['area_under_curve']['mean']:.4f} ± {row['area_under_curve']['sd']:.4f}",
+            f"{row['last_dice']['mean']:.4f} ± {row['last_dice']['sd']:.4f}",
+            ", ".join("-" if count is None else str(count) for count in row["labels_to_target"]),
+            "" if against is None else f"{against['difference']:+.4f}",
+            "" if against is None else f"{against['p_holm']:.3f}",
+        )
+    return result
+
+
+def _curves(rows: Rows) -> dict[str, dict[int, list[Mapping[str, Any]]]]:
+    curves: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
+    for row in sorted(rows, key=lambda row: row["round"]):
+        if row["strategy"] != FULL_DATA:
+            curves.setdefault(row["strategy"], {}).setdefault(row["seed"], []).append(row)
+    return curves
+
+
+def _area(curve: Sequence[Mapping[str, Any]]) -> float:
+    return area_under_curve([row["labelled"] for row in curve], [row["dice_mean"] for row in curve])
+
+
+def _mean(values: Sequence[float]) -> dict[str, float]:
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": round(float(np.mean(values)), 5), "sd": round(spread, 5)}
+
+
+def _ratio(counts: Sequence[int | None], baseline: Sequence[int | None]) -> float | None:
+    """Mean over seeds of labels needed relative to random; None if a seed of either never got there."""
+    pairs = list(zip(counts, baseline, strict=True))
+    if not pairs or any(count is None or base is None for count, base in pairs):
+        return None
+    return round(float(np.mean([count / base for count, base in pairs if count and base])), 3)

@@ -1,0 +1,382 @@
+"""Play the annotator on images with true labels, through the same app object that the server uses.
+
+``python -m tasks.simulation run FOLDER --labels anterior,posterior --out runs/hippocampus`` for several strategies
+and seeds; every seed gives all strategies the same initial images, test images and training budget. A killed run
+goes on where it stopped when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from strategies.catalogue import CATALOGUE
+from tasks import learning_curves, protocols
+from tasks.evaluation import segmentation_metrics
+from tasks.loop import RECORDS
+from tasks.models import SINGLE
+from tasks.volumes import read_label, write_json
+
+logger = logging.getLogger(__name__)
+
+APP = Path(__file__).resolve().parents[1] / "apps" / "volume_segmentation"
+FULL_DATA = learning_curves.FULL_DATA
+FINAL = "final"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images with true labels.
+
+    Attributes:
+        name: name of the data set.
+        pool: image name -> image file, what may be labelled.
+        test: image name -> image file, never labelled.
+        labels: image name -> true label file.
+        semi_synthetic: what was changed, empty for real images as they are.
+    """
+
+    name: str
+    pool: Mapping[str, Path]
+    test: Mapping[str, Path]
+    labels: Mapping[str, Path]
+    semi_synthetic: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One simulation.
+
+    Attributes:
+        labels: foreground label names, comma separated.
+        initial: images labelled at random before the first training.
+        batch: images per round.
+        rounds: rounds after the initial set.
+        preset: hyper-parameters of the app, empty for its default.
+        train: hyper-parameters that differ from the preset's.
+        threads: CPU threads per worker.
+    """
+
+    labels: str
+    initial: int
+    batch: int
+    rounds: int
+    preset: str
+    train: Mapping[str, str]
+    threads: int
+
+
+def read_pool(folder: Path, seed: int = 0) -> Pool:
+    """Find images, true labels and the test split of a folder.
+
+    Args:
+        folder: with ``images/``, ``labels/`` and a ``dataset.json`` that lists ``pool`` and ``test``; or with images
+            in its root and labels of the same names in ``oracle/``, of which a quarter becomes the test set.
+        seed: decides the test set where the folder does not.
+
+    Raises:
+        ValueError: an image without label, or no images.
+    """
+    description = folder / "dataset.json"
+    if description.is_file():
+        content = json.loads(description.read_text())
+        images, labels = folder / "images", folder / "labels"
+        pool, test = content["pool"], content["test"]
+    else:
+        images, labels = folder, folder / "oracle"
+        names = sorted(path.name for path in images.iterdir() if path.name.endswith((".nii.gz", ".nii", ".nrrd")))
+        order = np.random.default_rng(seed).permutation(names)
+        cut = len(names) // 4
+        pool, test = sorted(map(str, order[cut:])), sorted(map(str, order[:cut]))
+    everything = [*pool, *test]
+    if not pool or not test:
+        raise ValueError(f"{folder} has no images with labels")
+    for name in everything:
+        for path in (images / name, labels / name):
+            if not path.is_file():
+                raise ValueError(f"{path} is missing")
+    return Pool(
+        name=folder.name,
+        pool={name: images / name for name in pool},
+        test={name: images / name for name in test},
+        labels={name: labels / name for name in everything},
+    )
+
+
+def subset(pool: Pool, pool_size: int, test_size: int, seed: int) -> Pool:
+    """At most so many images for the pool and the test set (0: all), drawn by the seed."""
+
+    def draw(files: Mapping[str, Path], size: int) -> dict[str, Path]:
+        names = sorted(files)
+        if 0 < size < len(names):
+            names = sorted(str(name) for name in np.random.default_rng(seed).permutation(names)[:size])
+        return {name: files[name] for name in names}
+
+    return replace(pool, pool=draw(pool.pool, pool_size), test=draw(pool.test, test_size))
+
+
+def mix_protocols(pool: Pool, share: float, duplicates: int, seed: int, folder: Path) -> Pool:
+    """A pool as if from several scanners, with near-duplicates, and a test set balanced over the protocols.
+
+    Args:
+        pool: real images.
+        share: share of the pool that changes protocol.
+        duplicates: near-duplicates added to the pool.
+        seed: decides everything random.
+        folder: where changed images are written (kept if they are there).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(name: str, source: Path, transform: Any) -> Path:
+        target = folder / name
+        if not target.is_file():
+            temporary = folder / f"part_{name}"
+            protocols.apply(source, temporary, transform, seed)
+            temporary.replace(target)
+        return target
+
+    def change(files: Mapping[str, Path], kinds: Mapping[str, str]) -> dict[str, Path]:
+        return {
+            name: files[name] if kind == protocols.ORIGINAL else write(name, files[name], protocols.PROTOCOLS[kind]())
+            for name, kind in kinds.items()
+        }
+
+    pool_kinds, test_kinds = protocols.assign(list(pool.pool), share, seed), protocols.balanced(list(pool.test), seed)
+    changed, test = change(pool.pool, pool_kinds), change(pool.test, test_kinds)
+    labels = dict(pool.labels)
+    for name in np.random.default_rng([seed, 1]).permutation(sorted(changed))[:duplicates]:
+        copy = f"duplicate_{name}"
+        changed[copy] = write(copy, changed[str(name)], protocols.near_duplicate())
+        labels[copy] = pool.labels[str(name)]
+    write_json(folder / "protocols.json", {"pool": pool_kinds, "test": test_kinds})
+    words = f"semi-synthetic: {share:.0%} of the pool with changed protocol, {duplicates} near-duplicates"
+    return replace(pool, pool=changed, test=test, labels=labels, semi_synthetic=words)
+
+
+def simulate(pool: Pool, plan: Plan, strategy: str, seed: int, folder: Path, progress: Any = None) -> list[dict[str, Any]]:
+    """One strategy with one seed: label, train, score, evaluate, for every round.
+
+    Args:
+        pool: images and true labels.
+        plan: sizes and hyper-parameters.
+        strategy: name in the catalogue, or ``"full_data"``: everything labelled, trained once.
+        seed: decides the initial images and every training.
+        folder: keeps studies, store and results; a second call goes on where the first stopped.
+        progress: called with each finished round.
+
+    Returns:
+        One row per round, see :func:`_row`.
+    """
+    torch.set_num_threads(plan.threads)
+    results = folder / "rounds.json"
+    rows: list[dict[str, Any]] = json.loads(results.read_text()) if results.is_file() else []
+    sizes = [plan.initial + plan.batch * r for r in range(plan.rounds + 1)] if strategy != FULL_DATA else [len(pool.pool)]
+    if len(rows) == len(sizes):
+        return rows
+    app = _app(pool, plan, seed, folder / "studies")
+    for number in range(len(rows), len(sizes)):
+        while app.store.labelled_count() < sizes[number]:
+            initial = number == 0
+            _annotate(app, pool, "random" if initial else strategy)
+        start = time.monotonic()
+        if (model := app.store.current_model(SINGLE)) is None or model.labelled_count != sizes[number]:
+            app.train({"model": SINGLE, **plan.train, "seed": 1000 * seed + number})
+        trained = time.monotonic()
+        row = CATALOGUE.get(strategy)
+        if row is not None and row.needs_records and number + 1 < len(sizes):
+            app.scoring({"method": RECORDS})
+        scored = time.monotonic()
+        rows.append(
+            {
+                "strategy": strategy,
+                "seed": seed,
+                "round": number,
+                "labelled": sizes[number],
+                "train_seconds": round(trained - start, 1),
+                "score_seconds": round(scored - trained, 1),
+                **_evaluate(app, pool, plan.labels.split(",")),
+            }
+        )
+        write_json(results, rows)
+        if progress is not None:
+            progress()
+    return rows
+
+
+def _app(pool: Pool, plan: Plan, seed: int, studies: Path) -> Any:
+    studies.mkdir(parents=True, exist_ok=True)
+    for name, path in pool.pool.items():
+        if not (studies / name).exists():
+            (studies / name).symlink_to(path.resolve())
+    os.environ["MONAI_LABEL_DATASTORE_AUTO_RELOAD"] = "false"
+    from monailabel.config import settings
+    from monailabel.interfaces.utils.app import app_instance
+
+    settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD = False
+    conf = {"labels": plan.labels, "batch_size": str(plan.batch), "seed": str(seed), "auto_train": "false"}
+    return app_instance(str(APP), str(studies), conf | ({"preset": plan.preset} if plan.preset else {}))
+
+
+def _annotate(app: Any, pool: Pool, strategy: str) -> None:
+    """Ask for the next image and give its true label."""
+    sample = app.next_sample({"strategy": strategy if strategy in CATALOGUE else "random", "client_id": "oracle"})
+    if not sample:
+        raise ValueError("the pool has no image left: fewer rounds or a smaller batch are needed")
+    name = Path(sample["name"]).name
+    label_id = app.datastore().save_label(sample["id"], str(pool.labels[name]), FINAL, {"client_id": "oracle"})
+    app.on_save_label(sample["id"], label_id)
+
+
+def _evaluate(app: Any, pool: Pool, labels: Sequence[str]) -> dict[str, Any]:
+    """Dice and HD95 of the current model on the test images."""
+    dice, hd95 = [], []
+    for name, path in sorted(pool.test.items()):
+        data = app._infers[SINGLE]({"image": str(path), "device": _device(), "skip_writer": True, "logging": "ERROR"})[1]
+        label = read_label(pool.labels[name], len(labels) + 1)
+        spacing = label.pixdim.tolist()
+        result = segmentation_metrics(data["pred"].as_tensor(), label[0].as_tensor(), len(labels) + 1, spacing)
+        dice.append(result[0])
+        hd95.append(result[1])
+    per_label, distances = np.nanmean(dice, axis=0), np.nanmean(np.vstack([hd95, np.full(len(labels), np.nan)]), axis=0)
+    return {
+        "dice_mean": round(float(per_label.mean()), 5),
+        **{f"dice_{label}": round(float(value), 5) for label, value in zip(labels, per_label, strict=True)},
+        **{f"hd95_{label}": round(float(value), 3) for label, value in zip(labels, distances, strict=True)},
+        "dice_per_image": [round(float(value), 5) for value in np.nanmean(dice, axis=1)],
+    }
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _worker(pool: Pool, plan: Plan, strategy: str, seed: int, folder: Path, queue: Any) -> list[dict[str, Any]]:
+    folder.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(filename=folder / "log.txt", level=logging.INFO, force=True)
+    return simulate(pool, plan, strategy, seed, folder, progress=lambda: queue.put(1))
+
+
+def run_all(
+    pool: Pool, plan: Plan, strategies: Sequence[str], seeds: int, out: Path, workers: int, console: Console
+) -> list[dict[str, Any]]:
+    """All strategies and seeds, ``workers`` at a time, with a progress bar; returns all rows."""
+    jobs = [(strategy, seed) for seed in range(seeds) for strategy in strategies]
+    total = sum(1 if strategy == FULL_DATA else plan.rounds + 1 for strategy, _ in jobs)
+    context = multiprocessing.get_context("spawn")
+    rows: list[dict[str, Any]] = []
+    with (
+        context.Manager() as manager,
+        Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        ) as bar,
+        ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as executor,
+    ):
+        queue = manager.Queue()
+        task = bar.add_task("rounds", total=total)
+        futures = [
+            executor.submit(_worker, pool, plan, strategy, seed, out / "runs" / f"{strategy}-{seed}", queue)
+            for strategy, seed in jobs
+        ]
+        for future in as_completed(futures):
+            rows += future.result()
+            bar.update(task, completed=len(rows))
+            _write_results(rows, out)
+    return sorted(rows, key=lambda row: (list(strategies).index(row["strategy"]), row["seed"], row["round"]))
+
+
+def _write_results(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    temporary = out / "rounds.csv.tmp"
+    with temporary.open("w", newline="") as file:
+        columns = [name for name in rows[0] if name != "dice_per_image"]
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(out / "rounds.csv")
+
+
+def _options(pairs: Sequence[str]) -> dict[str, str]:
+    options = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--train")
+        options[name] = value
+    return options
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="folder with images and true labels", exists=True, file_okay=False)],
+    labels: Annotated[str, typer.Option(help="label names, comma separated, value 1 first")] = "tumor",
+    strategies: Annotated[str, typer.Option(help="query strategies, comma separated")] = "random,dropout_variance",
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+    initial: Annotated[int, typer.Option(min=2, help="images labelled at random first")] = 5,
+    batch: Annotated[int, typer.Option(min=1, help="images per round")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="rounds after the initial set")] = 4,
+    out: Annotated[Path, typer.Option(help="results; a second run with the same folder resumes")] = Path("runs/simulation"),
+    preset: Annotated[str, typer.Option(help="hyper-parameters; default is the best for this machine")] = "",
+    train: Annotated[list[str] | None, typer.Option(help="hyper-parameter NAME=VALUE, repeatable")] = None,
+    pool_size: Annotated[int, typer.Option(min=0, help="use so many pool images, 0: all")] = 0,
+    test_size: Annotated[int, typer.Option(min=0, help="use so many test images, 0: all")] = 0,
+    share: Annotated[float, typer.Option("--protocols", min=0, max=1, help="share of the pool from other scanners")] = 0.0,
+    duplicates: Annotated[int, typer.Option("--near-duplicates", min=0, help="with --protocols: copies added")] = 10,
+    target: Annotated[float, typer.Option(min=0, max=1, help="Dice for 'labels needed', 0: random's last")] = 0.0,
+    workers: Annotated[int, typer.Option(min=1, help="runs at a time")] = 1,
+) -> None:
+    """Compare query strategies on a folder with true labels."""
+    console = Console()
+    names = [name.strip() for name in strategies.split(",") if name.strip()]
+    unknown = [name for name in names if name not in CATALOGUE]
+    if unknown:
+        raise typer.BadParameter(f"unknown: {', '.join(unknown)}; known: {', '.join(CATALOGUE)}", param_hint="--strategies")
+    try:
+        pool = subset(read_pool(data), pool_size, test_size, seed=0)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="DATA") from error
+    if share > 0:
+        pool = mix_protocols(pool, share, duplicates, 0, out / "pool")
+    if initial + batch * rounds > len(pool.pool):
+        raise typer.BadParameter(f"{initial} + {batch} * {rounds} images are more than the pool's {len(pool.pool)}", param_hint="--rounds")
+    out.mkdir(parents=True, exist_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    plan = Plan(labels, initial, batch, rounds, preset, _options(train or []), threads)
+    _check_resumable(out, {"data": pool.name, "changes": pool.semi_synthetic, "images": len(pool.pool), "plan": asdict(plan)})
+    console.print(f"{pool.name}: {len(pool.pool)} pool and {len(pool.test)} test images {pool.semi_synthetic}")
+    rows = run_all(pool, plan, [*names, FULL_DATA], seeds, out, workers, console)
+    _write_results(rows, out)
+    summary = learning_curves.summarise(rows, pool.name, pool.semi_synthetic, target)
+    write_json(out / "summary.json", summary)
+    learning_curves.plot(rows, summary, out / "learning_curves.png")
+    console.print(learning_curves.table(summary))
+    console.print(f"written: {out}/rounds.csv, summary.json, learning_curves.png")
+
+
+def _check_resumable(out: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse to mix results of different settings in one folder."""
+    path = out / "settings.json"
+    if path.is_file() and json.loads(path.read_text()) != json.loads(json.dumps(settings)):
+        raise typer.BadParameter(f"{out} holds results of other settings; choose another folder", param_hint="--out")
+    write_json(path, settings)
+
+
+if __name__ == "__main__":
+    typer.run(main)
