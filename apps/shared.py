@@ -98,8 +98,10 @@ class Options:
             raise ConfigurationError(f"option lease_minutes must be positive, got {options.lease_minutes}")
         for name in ("labels", "channels"):
             names = getattr(options, name)
-            if len(set(names)) != len(names) or not all(_NAME(part) for part in names):
-                raise ConfigurationError(f"option {name} must be different names of letters, digits, '_', '-', got {names}")
+            if len(set(names)) != len(names) or not all(_is_name(part) for part in names):
+                raise ConfigurationError(
+                    f"option {name} must be different names of letters, digits, '_', '-', got {names}"
+                )
         return options
 
 
@@ -113,7 +115,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _NAME(part: str) -> bool:
+def _is_name(part: str) -> bool:
     return part.replace("_", "").replace("-", "").replace(" ", "").isalnum()
 
 
@@ -223,7 +225,11 @@ class ActiveLearningApp:
         sample: dict[str, Any] = task(request, self._datastore)
         if not sample:
             return {}
-        return {**self._datastore.get_image_info(sample["id"]), **sample, "path": self._datastore.get_image_uri(sample["id"])}
+        return {
+            **self._datastore.get_image_info(sample["id"]),
+            **sample,
+            "path": self._datastore.get_image_uri(sample["id"]),
+        }
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """A viewer stored a label: a final one ends the lease and may make a training due."""

@@ -251,21 +251,21 @@ def ceal(
     if round < 1:
         raise ValueError(f"round must be at least 1, got {round}")
     asked = {"highest": highest, "lowest": lowest, "confident": confident, "pseudo_per_round": pseudo_per_round * round}
-    for name, size in asked.items():
-        if size < 0:
-            raise ValueError(f"{name} must not be negative, got {size}")
-    left = len(values)
-    size = {}
     for name, wanted in asked.items():
-        size[name] = min(wanted, left)
-        left -= size[name]
+        if wanted < 0:
+            raise ValueError(f"{name} must not be negative, got {wanted}")
+    left = len(values)
+    sizes: dict[str, int] = {}
+    for name, wanted in asked.items():
+        sizes[name] = min(wanted, left)
+        left -= sizes[name]
     ascending = np.lexsort((np.arange(len(values)), values)).astype(np.int64)
-    low = ascending[: size["lowest"]]
-    high = ascending[len(values) - size["highest"] :][::-1]
-    confident_part = ascending[size["lowest"] : size["lowest"] + size["confident"] + size["pseudo_per_round"]]
+    low = ascending[: sizes["lowest"]]
+    high = ascending[len(values) - sizes["highest"] :][::-1]
+    confident_part = ascending[sizes["lowest"] : sizes["lowest"] + sizes["confident"] + sizes["pseudo_per_round"]]
     drawn = np.zeros(len(confident_part), dtype=bool)
-    drawn[rng.permutation(len(confident_part))[: size["confident"]]] = True
-    shrunk = ", ".join(f"{name} {wanted} -> {size[name]}" for name, wanted in asked.items() if wanted > size[name])
+    drawn[rng.permutation(len(confident_part))[: sizes["confident"]]] = True
+    shrunk = ", ".join(f"{name} {wanted} -> {sizes[name]}" for name, wanted in asked.items() if wanted > sizes[name])
     if shrunk:
         shrunk = f"pool of {len(values)} images is too small: {shrunk}"
         logger.warning("ceal: %s", shrunk)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import sqlalchemy as sa
@@ -27,7 +27,7 @@ def now() -> dt.datetime:
 class Base(orm.DeclarativeBase):
     """Tables of the store."""
 
-    type_annotation_map = {dict[str, Any]: sa.JSON, dict[str, float]: sa.JSON}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {dict[str, Any]: sa.JSON, dict[str, float]: sa.JSON}
 
 
 class Image(Base):
@@ -247,7 +247,7 @@ class Store:
         """Image id -> fingerprint of all records of a model version, errors included."""
         with self.reading() as session:
             query = sa.select(Record.image_id, Record.fingerprint).where(Record.model_version == model_version)
-            return {image_id: fingerprint for image_id, fingerprint in session.execute(query)}
+            return {row.image_id: row.fingerprint for row in session.execute(query)}
 
     def records(self, model_version: str, image_ids: Iterable[str] | None = None) -> list[ImageRecord]:
         """Records of a model version by ascending image id, errors included."""
@@ -263,7 +263,7 @@ class Store:
             Record.model_version == model_version, Record.error.is_not(None)
         )
         with self.reading() as session:
-            return {image_id: error for image_id, error in session.execute(query)}
+            return {row.image_id: str(row.error) for row in session.execute(query)}
 
     def unscored(self, model_version: str) -> int:
         """Number of present images without any record for a model version."""
@@ -280,9 +280,7 @@ class Store:
         """Publish a checkpoint: from the commit on it is the current one of that name."""
         with self.transaction() as session:
             session.add(
-                Model(
-                    name=name, version=version, path=path, labelled_count=labelled_count, metrics=dict(metrics or {})
-                )
+                Model(name=name, version=version, path=path, labelled_count=labelled_count, metrics=dict(metrics or {}))
             )
 
     def models(self, name: str) -> Sequence[Model]:
@@ -293,7 +291,9 @@ class Store:
     def current_model(self, name: str) -> Model | None:
         """The newest checkpoint of a name."""
         with self.reading() as session:
-            return session.scalars(sa.select(Model).where(Model.name == name).order_by(Model.id.desc()).limit(1)).first()
+            return session.scalars(
+                sa.select(Model).where(Model.name == name).order_by(Model.id.desc()).limit(1)
+            ).first()
 
     def complete_scoring(self, model_version: str) -> None:
         """Say that every image has a record for this model version: it now orders the rounds."""

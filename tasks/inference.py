@@ -113,7 +113,11 @@ class VolumeInferTask(BasicInferTask):
         if self._loaded is None or self._loaded[:2] != (path, device):
             checkpoint = read_checkpoint(path)
             network = Committee(checkpoint.networks(device)).eval()
-            self._loaded = (path, device, _Loaded(checkpoint, network, checkpoint_preprocessing(checkpoint, self.channels)))
+            self._loaded = (
+                path,
+                device,
+                _Loaded(checkpoint, network, checkpoint_preprocessing(checkpoint, self.channels)),
+            )
             logger.info("loaded %s", path.name)
         request[_LOADED] = self._loaded[2]
         return self._loaded[2]

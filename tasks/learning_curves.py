@@ -34,7 +34,7 @@ def summarise(rows: Rows, data: str, semi_synthetic: str, target: float) -> dict
     reached = target or float(np.mean([curves[baseline][seed][-1]["dice_mean"] for seed in seeds]))
     areas = {name: [_area(by_seed[seed]) for seed in seeds] for name, by_seed in curves.items()}
     comparison = compare_to_baseline(areas[baseline], {name: a for name, a in areas.items() if name != baseline})
-    strategies = {}
+    strategies: dict[str, dict[str, Any]] = {}
     for name, by_seed in curves.items():
         to_target = [
             first_reaching([r["labelled"] for r in by_seed[s]], [r["dice_mean"] for r in by_seed[s]], reached)

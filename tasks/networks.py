@@ -56,7 +56,8 @@ class UNet3d(nn.Module):
         self.architecture = architecture
         widths = [architecture.first_features * 2**level for level in range(architecture.levels)]
         self.encoder = nn.ModuleList(
-            self._block(previous, width) for previous, width in zip([architecture.in_channels, *widths], widths)
+            self._block(previous, width)
+            for previous, width in zip([architecture.in_channels, *widths[:-1]], widths, strict=True)
         )
         self.decoder = nn.ModuleList(
             self._block(deep + shallow, shallow) for shallow, deep in zip(widths[-2::-1], widths[:0:-1], strict=True)

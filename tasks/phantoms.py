@@ -34,12 +34,16 @@ def phantom(rng: np.random.Generator, variation: np.random.Generator) -> tuple[n
     brain = _ellipsoid(grid, np.zeros(3), radii * 0.88)
     folds = ndimage.gaussian_filter(rng.standard_normal(SHAPE), 2.5)
     white = brain & (folds > np.quantile(folds, 0.5)) & _ellipsoid(grid, np.zeros(3), radii * 0.75)
-    ventricles = _ellipsoid(grid, [0.13, 0, 0.1], [0.09, 0.3, 0.18]) | _ellipsoid(grid, [-0.13, 0, 0.1], [0.09, 0.3, 0.18])
+    ventricles = _ellipsoid(grid, [0.13, 0, 0.1], [0.09, 0.3, 0.18]) | _ellipsoid(
+        grid, [-0.13, 0, 0.1], [0.09, 0.3, 0.18]
+    )
     size = rng.uniform(0.12, 0.34) * variation.uniform(0.95, 1.08)
     direction = rng.standard_normal(3)
     centre = direction / np.linalg.norm(direction) * rng.uniform(0.15, 0.45) + variation.uniform(-0.02, 0.02, 3)
     wobble = 1 + 0.25 * ndimage.gaussian_filter(rng.standard_normal(SHAPE), 4) / 0.02
-    distance = np.sqrt((((grid - centre[:, None, None, None]) / (size * rng.uniform(0.8, 1.2, 3))[:, None, None, None]) ** 2).sum(0))
+    distance = np.sqrt(
+        (((grid - centre[:, None, None, None]) / (size * rng.uniform(0.8, 1.2, 3))[:, None, None, None]) ** 2).sum(0)
+    )
     tumour = (distance * np.clip(wobble, 0.75, 1.25) < 1) & brain
     core = (distance * np.clip(wobble, 0.75, 1.25) < rng.uniform(0.45, 0.7)) & tumour
     oedema = (distance < rng.uniform(1.3, 1.9)) & brain & ~tumour
@@ -80,9 +84,7 @@ def write_phantoms(folder: Path, clusters: int = 12, copies: int = 3, seed: int 
     ids = []
     for cluster in track(range(clusters), description="generating sample studies"):
         for copy in range(copies):
-            image, label = phantom(
-                np.random.default_rng([seed, cluster]), np.random.default_rng([seed, cluster, copy])
-            )
+            image, label = phantom(np.random.default_rng([seed, cluster]), np.random.default_rng([seed, cluster, copy]))
             image_id = f"phantom_{cluster:03d}_{copy}"
             nibabel.save(nibabel.Nifti1Image(label, affine), oracle / f"{image_id}.nii.gz")
             nibabel.save(nibabel.Nifti1Image(image, affine), folder / f"{image_id}.nii.gz")

@@ -75,7 +75,7 @@ class Preset:
         Raises:
             ValueError: a value that does not fit, naming its option.
         """
-        changes = {}
+        changes: dict[str, Any] = {}
         for item in fields(self):
             if item.name not in options:
                 continue

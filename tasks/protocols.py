@@ -28,7 +28,11 @@ PROTOCOLS: Mapping[str, Callable[[], Compose]] = {
     "low_resolution": lambda: Compose([ScaleIntensity(), RandSimulateLowResolution(prob=1, zoom_range=(0.35, 0.5))]),
     "bias_field": lambda: Compose([ScaleIntensity(), RandBiasField(degree=3, coeff_range=(0.5, 0.8), prob=1)]),
     "noise": lambda: Compose(
-        [ScaleIntensity(), RandGaussianSmooth((0.6, 0.9), (0.6, 0.9), (0.6, 0.9), prob=1), RandGaussianNoise(1, 0, 0.12, sample_std=False)]
+        [
+            ScaleIntensity(),
+            RandGaussianSmooth((0.6, 0.9), (0.6, 0.9), (0.6, 0.9), prob=1),
+            RandGaussianNoise(1, 0, 0.12, sample_std=False),
+        ]
     ),
 }
 """Protocol -> transform of one channel scaled to [0, 1]."""
@@ -36,7 +40,9 @@ PROTOCOLS: Mapping[str, Callable[[], Compose]] = {
 
 def near_duplicate() -> Compose:
     """A follow-up on the same scanner: almost the same intensities."""
-    return Compose([ScaleIntensity(), RandGaussianNoise(1, 0, 0.01, sample_std=False), RandShiftIntensity(0.02, prob=1)])
+    return Compose(
+        [ScaleIntensity(), RandGaussianNoise(1, 0, 0.01, sample_std=False), RandShiftIntensity(0.02, prob=1)]
+    )
 
 
 def assign(names: Sequence[str], share: float, seed: int) -> dict[str, str]:

@@ -81,14 +81,10 @@ class ScoreRecords(ScoringMethod):
                 record = ImageRecord(image_id, version, prints[image_id], {}, {}, None, error=reason)
             else:
                 entropies = {name: float(v) for name, v in zip(labels, result.class_entropies, strict=True)}
-                record = ImageRecord(
-                    image_id, version, prints[image_id], result.scores, entropies, result.embedding
-                )
+                record = ImageRecord(image_id, version, prints[image_id], result.scores, entropies, result.embedding)
             self.store.add_record(record)
             rate = done / (time.monotonic() - start)
-            logger.info(
-                "scored %d of %d, %.2f images/s, %.0f s left", done, len(due), rate, (len(due) - done) / rate
-            )
+            logger.info("scored %d of %d, %.2f images/s, %.0f s left", done, len(due), rate, (len(due) - done) / rate)
         self.store.complete_scoring(version)
         summary = {"scored": len(due) - failed, "skipped": len(images) - len(due), "failed": failed}
         logger.info("scoring complete for model %s: %s", version, summary)
@@ -100,7 +96,5 @@ class ScoreRecords(ScoringMethod):
             raise ValueError("the checkpoint of the current model is missing: train again")
         committee = self.registry.load(BOOTSTRAP)
         members = committee.networks(device) if committee and committee.architecture == single.architecture else []
-        scorer = Scorer(
-            single.networks(device)[0], members, volume_inferer(single), self.passes, self.seed, device
-        )
+        scorer = Scorer(single.networks(device)[0], members, volume_inferer(single), self.passes, self.seed, device)
         return scorer, checkpoint_preprocessing(single, self.channels), single.labels

@@ -12,9 +12,10 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 APP = Path(__file__).resolve().parents[1] / "apps" / "volume_segmentation"
 FULL_DATA = learning_curves.FULL_DATA
+INITIAL = "initial"
 FINAL = "final"
 
 
@@ -168,37 +170,49 @@ def mix_protocols(pool: Pool, share: float, duplicates: int, seed: int, folder: 
     return replace(pool, pool=changed, test=test, labels=labels, semi_synthetic=words)
 
 
-def simulate(pool: Pool, plan: Plan, strategy: str, seed: int, folder: Path, progress: Any = None) -> list[dict[str, Any]]:
+def simulate(
+    pool: Pool,
+    plan: Plan,
+    strategy: str,
+    seed: int,
+    folder: Path,
+    initial: Path | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
     """One strategy with one seed: label, train, score, evaluate, for every round.
 
     Args:
         pool: images and true labels.
         plan: sizes and hyper-parameters.
-        strategy: name in the catalogue, or ``"full_data"``: everything labelled, trained once.
+        strategy: name in the catalogue; ``"initial"`` for the random initial set, trained and scored; ``"full_data"``
+            for everything labelled and trained once.
         seed: decides the initial images and every training.
         folder: keeps studies, store and results; a second call goes on where the first stopped.
-        progress: called with each finished round.
+        initial: folder of the seed's finished ``"initial"`` run, from which a strategy starts.
+        progress: called after each round.
 
     Returns:
-        One row per round, see :func:`_row`.
+        One row per round.
     """
     torch.set_num_threads(plan.threads)
     results = folder / "rounds.json"
     rows: list[dict[str, Any]] = json.loads(results.read_text()) if results.is_file() else []
-    sizes = [plan.initial + plan.batch * r for r in range(plan.rounds + 1)] if strategy != FULL_DATA else [len(pool.pool)]
+    sizes = (
+        [plan.initial + plan.batch * r for r in range(plan.rounds + 1)] if strategy != FULL_DATA else [len(pool.pool)]
+    )
+    if not rows and initial is not None:
+        rows = _start_from(initial, folder, strategy)
     if len(rows) == len(sizes):
         return rows
     app = _app(pool, plan, seed, folder / "studies")
     for number in range(len(rows), len(sizes)):
         while app.store.labelled_count() < sizes[number]:
-            initial = number == 0
-            _annotate(app, pool, "random" if initial else strategy)
+            _annotate(app, pool, "random" if number == 0 else strategy)
         start = time.monotonic()
         if (model := app.store.current_model(SINGLE)) is None or model.labelled_count != sizes[number]:
             app.train({"model": SINGLE, **plan.train, "seed": 1000 * seed + number})
         trained = time.monotonic()
-        row = CATALOGUE.get(strategy)
-        if row is not None and row.needs_records and number + 1 < len(sizes):
+        if _needs_records(strategy) and (number + 1 < len(sizes) or strategy == INITIAL):
             app.scoring({"method": RECORDS})
         scored = time.monotonic()
         rows.append(
@@ -213,8 +227,30 @@ def simulate(pool: Pool, plan: Plan, strategy: str, seed: int, folder: Path, pro
             }
         )
         write_json(results, rows)
-        if progress is not None:
-            progress()
+        progress()
+    return rows
+
+
+def _sizes(plan: Plan, strategy: str, pool_size: int) -> list[int]:
+    """Labelled images at the end of each round of a run."""
+    if strategy == FULL_DATA:
+        return [pool_size]
+    return [plan.initial + plan.batch * number for number in range(1 if strategy == INITIAL else plan.rounds + 1)]
+
+
+def _needs_records(strategy: str) -> bool:
+    return strategy == INITIAL or (strategy in CATALOGUE and CATALOGUE[strategy].needs_records)
+
+
+def _start_from(initial: Path, folder: Path, strategy: str) -> list[dict[str, Any]]:
+    """Copy the seed's initial run: its labels, model and records are the same for all strategies."""
+    temporary = folder.with_name(f"part-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(initial, temporary, symlinks=True, ignore=shutil.ignore_patterns("log.txt", "rounds.json"))
+    rows = [row | {"strategy": strategy} for row in json.loads((initial / "rounds.json").read_text())]
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(temporary / "rounds.json", rows)
+    temporary.replace(folder)
     return rows
 
 
@@ -246,7 +282,9 @@ def _evaluate(app: Any, pool: Pool, labels: Sequence[str]) -> dict[str, Any]:
     """Dice and HD95 of the current model on the test images."""
     dice, hd95 = [], []
     for name, path in sorted(pool.test.items()):
-        data = app._infers[SINGLE]({"image": str(path), "device": _device(), "skip_writer": True, "logging": "ERROR"})[1]
+        data = app._infers[SINGLE]({"image": str(path), "device": _device(), "skip_writer": True, "logging": "ERROR"})[
+            1
+        ]
         label = read_label(pool.labels[name], len(labels) + 1)
         spacing = label.pixdim.tolist()
         result = segmentation_metrics(data["pred"].as_tensor(), label[0].as_tensor(), len(labels) + 1, spacing)
@@ -265,43 +303,61 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _worker(pool: Pool, plan: Plan, strategy: str, seed: int, folder: Path, queue: Any) -> list[dict[str, Any]]:
-    folder.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(filename=folder / "log.txt", level=logging.INFO, force=True)
-    return simulate(pool, plan, strategy, seed, folder, progress=lambda: queue.put(1))
+def _worker(
+    pool: Pool, plan: Plan, strategy: str, seed: int, runs: Path, progress: Callable[[int], None]
+) -> list[dict[str, Any]]:
+    log = runs / f"{strategy}-{seed}.log"
+    logging.basicConfig(filename=log, level=logging.INFO, force=True)
+    initial = None if strategy in (INITIAL, FULL_DATA) else runs / f"{INITIAL}-{seed}"
+    return simulate(pool, plan, strategy, seed, runs / f"{strategy}-{seed}", initial, lambda: progress(1))
 
 
 def run_all(
     pool: Pool, plan: Plan, strategies: Sequence[str], seeds: int, out: Path, workers: int, console: Console
 ) -> list[dict[str, Any]]:
-    """All strategies and seeds, ``workers`` at a time, with a progress bar; returns all rows."""
-    jobs = [(strategy, seed) for seed in range(seeds) for strategy in strategies]
-    total = sum(1 if strategy == FULL_DATA else plan.rounds + 1 for strategy, _ in jobs)
+    """The initial set of every seed, then all strategies, ``workers`` runs at a time, with a progress bar.
+
+    Returns:
+        All rows of the strategies and of the full-data models, by strategy, seed and round.
+    """
+    runs = out / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    names = [*strategies, FULL_DATA]
+    stages = [[(INITIAL, seed) for seed in range(seeds)], [(name, seed) for seed in range(seeds) for name in names]]
+    rounds = {job: len(_sizes(plan, job[0], len(pool.pool))) - (job[0] in strategies) for s in stages for job in s}
     context = multiprocessing.get_context("spawn")
     rows: list[dict[str, Any]] = []
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with (
         context.Manager() as manager,
-        Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        ) as bar,
+        Progress(*columns, console=console) as bar,
         ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as executor,
     ):
-        queue = manager.Queue()
-        task = bar.add_task("rounds", total=total)
-        futures = [
-            executor.submit(_worker, pool, plan, strategy, seed, out / "runs" / f"{strategy}-{seed}", queue)
-            for strategy, seed in jobs
-        ]
-        for future in as_completed(futures):
-            rows += future.result()
-            bar.update(task, completed=len(rows))
-            _write_results(rows, out)
-    return sorted(rows, key=lambda row: (list(strategies).index(row["strategy"]), row["seed"], row["round"]))
+        task = bar.add_task("rounds", total=sum(rounds.values()))
+        queue, finished = manager.Queue(), 0
+        for stage in stages:
+            futures = {executor.submit(_worker, pool, plan, *job, runs, queue.put): job for job in stage}
+            waiting = set(futures)
+            while waiting:
+                done, waiting = wait(waiting, timeout=1.0)
+                for future in done:
+                    finished += rounds[futures[future]]
+                    if futures[future][0] != INITIAL:
+                        rows += future.result()
+                        _write_results(rows, out)
+                    else:
+                        future.result()
+                while not queue.empty():
+                    queue.get()
+                    bar.advance(task)
+                bar.update(task, completed=max(finished, bar.tasks[0].completed))
+    return sorted(rows, key=lambda row: (names.index(row["strategy"]), row["seed"], row["round"]))
 
 
 def _write_results(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
@@ -332,12 +388,16 @@ def main(
     initial: Annotated[int, typer.Option(min=2, help="images labelled at random first")] = 5,
     batch: Annotated[int, typer.Option(min=1, help="images per round")] = 5,
     rounds: Annotated[int, typer.Option(min=1, help="rounds after the initial set")] = 4,
-    out: Annotated[Path, typer.Option(help="results; a second run with the same folder resumes")] = Path("runs/simulation"),
+    out: Annotated[Path, typer.Option(help="results; a second run with the same folder resumes")] = Path(
+        "runs/simulation"
+    ),
     preset: Annotated[str, typer.Option(help="hyper-parameters; default is the best for this machine")] = "",
     train: Annotated[list[str] | None, typer.Option(help="hyper-parameter NAME=VALUE, repeatable")] = None,
     pool_size: Annotated[int, typer.Option(min=0, help="use so many pool images, 0: all")] = 0,
     test_size: Annotated[int, typer.Option(min=0, help="use so many test images, 0: all")] = 0,
-    share: Annotated[float, typer.Option("--protocols", min=0, max=1, help="share of the pool from other scanners")] = 0.0,
+    share: Annotated[
+        float, typer.Option("--protocols", min=0, max=1, help="share of the pool from other scanners")
+    ] = 0.0,
     duplicates: Annotated[int, typer.Option("--near-duplicates", min=0, help="with --protocols: copies added")] = 10,
     target: Annotated[float, typer.Option(min=0, max=1, help="Dice for 'labels needed', 0: random's last")] = 0.0,
     workers: Annotated[int, typer.Option(min=1, help="runs at a time")] = 1,
@@ -347,7 +407,9 @@ def main(
     names = [name.strip() for name in strategies.split(",") if name.strip()]
     unknown = [name for name in names if name not in CATALOGUE]
     if unknown:
-        raise typer.BadParameter(f"unknown: {', '.join(unknown)}; known: {', '.join(CATALOGUE)}", param_hint="--strategies")
+        raise typer.BadParameter(
+            f"unknown: {', '.join(unknown)}; known: {', '.join(CATALOGUE)}", param_hint="--strategies"
+        )
     try:
         pool = subset(read_pool(data), pool_size, test_size, seed=0)
     except ValueError as error:
@@ -355,13 +417,17 @@ def main(
     if share > 0:
         pool = mix_protocols(pool, share, duplicates, 0, out / "pool")
     if initial + batch * rounds > len(pool.pool):
-        raise typer.BadParameter(f"{initial} + {batch} * {rounds} images are more than the pool's {len(pool.pool)}", param_hint="--rounds")
+        raise typer.BadParameter(
+            f"{initial} + {batch} * {rounds} images are more than the pool's {len(pool.pool)}", param_hint="--rounds"
+        )
     out.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // workers)
     plan = Plan(labels, initial, batch, rounds, preset, _options(train or []), threads)
-    _check_resumable(out, {"data": pool.name, "changes": pool.semi_synthetic, "images": len(pool.pool), "plan": asdict(plan)})
+    _check_resumable(
+        out, {"data": pool.name, "changes": pool.semi_synthetic, "images": len(pool.pool), "plan": asdict(plan)}
+    )
     console.print(f"{pool.name}: {len(pool.pool)} pool and {len(pool.test)} test images {pool.semi_synthetic}")
-    rows = run_all(pool, plan, [*names, FULL_DATA], seeds, out, workers, console)
+    rows = run_all(pool, plan, names, seeds, out, workers, console)
     _write_results(rows, out)
     summary = learning_curves.summarise(rows, pool.name, pool.semi_synthetic, target)
     write_json(out / "summary.json", summary)

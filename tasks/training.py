@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,9 +224,11 @@ class VolumeTrainTask(BasicTrainTask):
                 weight_decay=preset.weight_decay,
             )
         if preset.gradient_clipping > 0:
-            optimizer.register_step_pre_hook(
-                lambda *_: torch.nn.utils.clip_grad_norm_(parameters, preset.gradient_clipping) and None
-            )
+
+            def clip(*_: Any) -> None:
+                torch.nn.utils.clip_grad_norm_(parameters, preset.gradient_clipping)
+
+            optimizer.register_step_pre_hook(clip)
         return optimizer
 
     def loss_function(self, context: Context) -> DiceCELoss:
@@ -454,5 +456,7 @@ def _weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _choices(first: str) -> list[str]:
-    return [first, *(name for name in ("CacheDataset", "PersistentDataset", "SmartCacheDataset", "Dataset") if name != first)]
-
+    return [
+        first,
+        *(name for name in ("CacheDataset", "PersistentDataset", "SmartCacheDataset", "Dataset") if name != first),
+    ]

@@ -139,6 +139,7 @@ class ReadVolumed(Transform):
         self.in_channels = in_channels
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Read the files; other keys stay as they are. Raises :class:`ImageError`."""
         result = dict(data)
         image = read_volume(data["image"], self.channels)
         if self.in_channels is not None and image.shape[0] != self.in_channels:

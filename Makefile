@@ -1,0 +1,51 @@
+# One command sets everything up: `make serve` starts a server, `make test` passes the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+STUDIES ?= sample_studies
+APP ?= apps/volume_segmentation
+PORT ?= 8000
+CONF ?=
+DATA ?= sample_studies
+OUT ?= runs/simulation
+SIMULATE ?=
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export MONAI_LABEL_TRACKING_ENABLED := false
+
+.PHONY: serve test test-e2e bench simulate lint clean
+
+serve: $(READY) $(if $(filter sample_studies,$(STUDIES)),sample_studies/.ready)
+	monailabel start_server --app "$(APP)" --studies "$(STUDIES)" --host 127.0.0.1 --port $(PORT) $(CONF)
+
+test: $(READY) lint
+	$(BIN)/python -m pytest -m "not slow and not e2e"
+	$(BIN)/python -m pytest -m "slow and not e2e"
+
+test-e2e: $(READY)
+	$(BIN)/python -m pytest -m e2e || test $$? -eq 5
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.scoring
+	$(BIN)/python -m benchmarks.selection
+
+simulate: $(READY) $(if $(filter sample_studies,$(DATA)),sample_studies/.ready)
+	$(BIN)/python -m tasks.simulation "$(DATA)" --out "$(OUT)" $(SIMULATE)
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) sample_studies runs
+
+$(READY): requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+sample_studies/.ready: | $(READY)
+	$(BIN)/python -m tasks.phantoms sample_studies
+	touch $@
