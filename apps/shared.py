@@ -135,6 +135,7 @@ class ActiveLearningApp:
     default_strategy = "random"
     default_labels: tuple[str, ...] = ()
     scores: tuple[str, ...] = ()
+    embeddings = False
     pseudo_labels = False
 
     # Set by MONAILabelApp.__init__.
@@ -177,7 +178,7 @@ class ActiveLearningApp:
         raise NotImplementedError
 
     def _offered(self) -> list[QueryStrategy]:
-        return offered(self.options.strategy or self.default_strategy, self.scores, self.pseudo_labels)
+        return offered(self.options.strategy or self.default_strategy, self.scores, self.embeddings, self.pseudo_labels)
 
     def init_datastore(self) -> Datastore:
         """A guarded folder for local studies, MONAI Label's own datastore for servers."""

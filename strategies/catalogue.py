@@ -241,12 +241,15 @@ CATALOGUE: dict[str, QueryStrategy] = {
 }
 
 
-def offered(default: str, scores: Iterable[str], pseudo_labels: bool = False) -> list[QueryStrategy]:
+def offered(
+    default: str, scores: Iterable[str], embeddings: bool = False, pseudo_labels: bool = False
+) -> list[QueryStrategy]:
     """The strategies an app can serve, its default first.
 
     Args:
         default: name of the app's default strategy.
         scores: names of the acquisition scores that the app's records hold.
+        embeddings: whether the records hold embeddings.
         pseudo_labels: whether the app lets the model label part of the pool.
 
     Returns:
@@ -259,7 +262,9 @@ def offered(default: str, scores: Iterable[str], pseudo_labels: bool = False) ->
     rows = [
         row
         for row in CATALOGUE.values()
-        if (row.score is None or row.score in held) and (pseudo_labels or not row.pseudo_labels)
+        if (row.score is None or row.score in held)
+        and (embeddings or not row.embeddings)
+        and (pseudo_labels or not row.pseudo_labels)
     ]
     names = [row.name for row in rows]
     if default not in names:

@@ -31,6 +31,7 @@ class VolumeSegmentation(ActiveLearningApp, MONAILabelApp):
     default_strategy = "dropout_variance"
     default_labels = ("tumor",)
     scores = SCORES + COMMITTEE_SCORES
+    embeddings = True
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         super().__init__(

@@ -1,0 +1,63 @@
+"""The table of query strategies."""
+
+import numpy as np
+import pytest
+
+from strategies.catalogue import CATALOGUE, Pool, annealed_beta, offered
+
+SCORED = {row.score for row in CATALOGUE.values() if row.score}
+
+
+def pool(n: int = 30, d: int = 4) -> Pool:
+    rng = np.random.default_rng(0)
+    return Pool(
+        image_ids=tuple(f"i{i:02d}" for i in range(n)),
+        scores=rng.random(n),
+        class_scores=rng.random((n, 2)),
+        embeddings=rng.standard_normal((n, d)),
+        annotated=rng.standard_normal((3, d)),
+    )
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("k", [1, 7, 30])
+def test_every_strategy_orders_a_batch(name, k):
+    picked = CATALOGUE[name].select(pool(), k, np.random.default_rng(1))
+    assert len(picked) == len(set(picked.tolist())) == k
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_strategy_names_description_and_source(name):
+    row = CATALOGUE[name]
+    assert row.name == name
+    assert row.description
+    assert row.source
+
+
+def test_entropy_kl_never_serves_the_ends():
+    scores = pool().scores
+    ends = set(np.argsort(scores)[[0, 1, 2, -1, -2, -3]])
+    for seed in range(50):
+        assert not ends & set(CATALOGUE["entropy_kl"].select(pool(), 8, np.random.default_rng(seed)).tolist())
+
+
+def test_the_default_comes_first_and_random_is_always_there():
+    names = [row.name for row in offered("margin", {"margin"})]
+    assert names == ["margin", "random", "first"]
+    assert "core_set" in [row.name for row in offered("random", {"margin"}, embeddings=True)]
+
+
+def test_ceal_needs_pseudo_labels():
+    assert "ceal" not in [row.name for row in offered("random", SCORED)]
+    assert "ceal" in [row.name for row in offered("random", SCORED, pseudo_labels=True)]
+
+
+def test_an_unknown_default_lists_what_is_offered():
+    with pytest.raises(ValueError, match=r"strategy must be one of .*random"):
+        offered("nonsense", SCORED)
+
+
+def test_noise_sharpens_from_1_to_100():
+    assert annealed_beta(1) == 1
+    assert annealed_beta(10) == annealed_beta(50) == pytest.approx(100)
+    assert annealed_beta(4) == pytest.approx(100 ** (3 / 9))
