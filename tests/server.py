@@ -1,0 +1,100 @@
+"""A real ``monailabel start_server`` as a subprocess, and MONAI Label's own client."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+from monailabel.client import MONAILabelClient
+
+ROOT = Path(__file__).resolve().parents[1]
+APP = ROOT / "apps" / "volume_segmentation"
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Server:
+    """Starts the server in a process group of its own; ``kill`` takes its jobs with it."""
+
+    def __init__(self, studies: Path, folder: Path, app: Path = APP, **conf: str) -> None:
+        self.studies, self.folder, self.app, self.conf = studies, folder, app, conf
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / "server.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        options = [part for name, value in self.conf.items() for part in ("--conf", name, value)]
+        return [
+            *(sys.executable, "-m", "monailabel.main", "start_server"),
+            *("--app", str(self.app), "--studies", str(self.studies), "--host", "127.0.0.1", "--port", str(self.port)),
+            *options,
+        ]
+
+    def start(self) -> Server:
+        environment = {**os.environ, "PYTHONPATH": "", "MONAI_LABEL_DATASTORE_AUTO_RELOAD": "true"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(), cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        wait_for(self._ready, 120, lambda: self.text()[-3000:])
+        return self
+
+    def _ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.text()[-3000:]
+        try:
+            return requests.get(f"{self.url}/info/", timeout=30).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """kill -9 of the server and everything it started."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def client(self, name: str = "reader") -> MONAILabelClient:
+        return MONAILabelClient(self.url, client_id=name)
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return requests.get(f"{self.url}{path}", timeout=60, **options)
+
+    def post(self, path: str, **options: Any) -> requests.Response:
+        return requests.post(f"{self.url}{path}", timeout=60, **options)
+
+    def job(self, kind: str) -> dict[str, Any] | None:
+        """The newest training or scoring as the server tells it."""
+        response = self.get(f"/{kind}/")
+        return response.json() if response.status_code == 200 else None
+
+    def __enter__(self) -> Server:
+        return self.start()
+
+    def __exit__(self, *_: Any) -> None:
+        self.kill()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, explain: Callable[[], str] = lambda: "") -> Any:
+    """Poll until the condition is true; returns its value."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.3)
+    raise AssertionError(f"not within {seconds:.0f} s\n{explain()}")

@@ -1,0 +1,219 @@
+"""The whole loop against a real server, driven by MONAI Label's own client."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import requests
+
+from strategies.store import Store
+from tests.server import ROOT, Server, wait_for
+
+pytestmark = pytest.mark.slow
+
+QUICK = {"max_epochs": 2, "iterations_per_epoch": 4, "first_features": 8}
+JOB_SECONDS = 240
+
+
+@pytest.fixture
+def make_server(studies, tmp_path, volumes):
+    servers = []
+
+    def make(**conf: str) -> Server:
+        conf = {"labels": ",".join(volumes.names), "preset": "small", "batch_size": "4"} | conf
+        servers.append(Server(studies, tmp_path, **conf))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.kill()
+
+
+def label_next(server: Server, volumes, strategy: str = "dropout_variance", client: str = "reader") -> dict:
+    sample = server.client(client).next_sample(strategy, {"client_id": client})
+    if sample:
+        save(server, volumes, sample["id"], client)
+    return sample
+
+
+def save(server: Server, volumes, image_id: str, client: str = "reader") -> None:
+    server.client(client).save_label(image_id, str(volumes.labels / f"{image_id}.nii.gz"), params={"client_id": client})
+
+
+def run(server: Server, kind: str, name: str, options: dict | None = None) -> dict:
+    assert server.post(f"/{kind}/{name}", json=options or {}).status_code == 200
+    return finished(server, kind)
+
+
+def finished(server: Server, kind: str) -> dict:
+    def ended() -> dict | None:
+        job = server.job(kind)
+        return job if job and job["status"] in ("DONE", "ERROR") else None
+
+    return wait_for(ended, JOB_SECONDS, lambda: server.text()[-3000:])
+
+
+def store(studies: Path) -> Store:
+    return Store(studies / "active_learning" / "store.sqlite")
+
+
+def test_the_whole_loop_by_the_viewers_buttons(make_server, volumes, studies):
+    with make_server(auto_train="false") as server:
+        info = server.client().info()
+        assert info["labels"] == list(volumes.names)
+        assert next(iter(info["strategies"])) == "dropout_variance"
+        assert {"random", "core_set", "bald", "flip_consistency", "entropy_kl"} <= set(info["strategies"])
+        assert set(info["trainers"]) == {"segmentation", "segmentation_bootstrap"}
+        assert info["trainers"]["segmentation"]["config"]["learning_rate"] == 0.01
+        assert info["models"] == {}
+
+        sample = label_next(server, volumes)
+        assert sample["reason"] == "cold_start"
+        assert Path(sample["path"]).name == f"{sample['id']}.nii.gz"
+        assert {"strategy", "score", "rank", "round", "round_size", "remaining", "model_version", "lease_expires"} <= set(sample)
+        for _ in range(4):
+            label_next(server, volumes)
+        assert run(server, "train", "segmentation", QUICK)["status"] == "DONE"
+        stats = server.client().info()["train_stats"]["segmentation"]
+        assert stats["epoch"] == stats["total_epochs"] == 2
+        assert set(stats["dice"]) == set(volumes.names)
+
+        job = run(server, "scoring", "records")
+        assert job["status"] == "DONE", server.text()[-3000:]
+        assert any("scored 12 of 12" in line and "images/s" in line for line in job["details"])
+
+        records = store(studies)
+        version = records.serving_version()
+        scores = {r.image_id: r.scores["dropout_variance"] for r in records.records(version)}
+        expected = sorted(records.image_ids(labelled=False), key=lambda i: (-scores[i], i))
+        served = []
+        while sample := label_next(server, volumes):
+            assert (sample["reason"], sample["model_version"]) == ("scored", version)
+            assert sample["score"] == pytest.approx(scores[sample["id"]])
+            served.append(sample["id"])
+        assert served == expected
+        assert server.client().next_sample("random", {}) == {}
+        assert server.client().datastore_stats()["completed"] if hasattr(server.client(), "datastore_stats") else True
+
+
+def test_inference_gives_the_geometry_and_formats_the_viewers_ask_for(make_server, volumes, tmp_path):
+    with make_server(auto_train="false") as server:
+        for _ in range(5):
+            label_next(server, volumes)
+        assert run(server, "train", "segmentation", QUICK)["status"] == "DONE"
+        image_id = next(iter(volumes.images)).removesuffix(".nii.gz")
+        image = nibabel.load(next(iter(volumes.images.values())))
+        models = server.client().info()["models"]
+        assert models["segmentation"]["labels"] == {name: i for i, name in enumerate(volumes.names, start=1)}
+        file, params = server.client().infer("segmentation", image_id, {"result_extension": ".nii.gz"})
+        result = nibabel.load(file)
+        assert result.shape == image.shape
+        np.testing.assert_allclose(result.affine, image.affine, atol=1e-4)
+        assert set(np.unique(result.dataobj)) <= set(range(len(volumes.names) + 1))
+        assert params["label_names"] == models["segmentation"]["labels"]
+        ohif = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False, "restore_label_idx": False}
+        response = server.post(f"/infer/segmentation?image={image_id}&output=image", data={"params": __import__("json").dumps(ohif)})
+        assert response.status_code == 200
+        header = response.content[:1000].decode(errors="replace")
+        assert header.startswith("NRRD")
+        assert f"sizes: {' '.join(map(str, image.shape))}" in header
+        assert "unsigned char" in header or "uint8" in header
+
+
+def test_the_server_trains_scores_and_opens_the_next_round_by_itself(make_server, volumes, studies):
+    with make_server(batch_size="5") as server:
+        for _ in range(5):
+            label_next(server, volumes)
+        records = store(studies)
+        wait_for(records.serving_version, JOB_SECONDS * 2, lambda: server.text()[-3000:])
+        sample = label_next(server, volumes)
+        assert sample["reason"] == "scored"
+        assert requests.get(f"{server.url}/info/", timeout=60).json()["train_stats"]["segmentation"]["labelled"] == 5
+
+
+def test_killed_in_training_and_in_scoring_it_goes_on_and_loses_nothing(make_server, volumes, studies):
+    server = make_server(batch_size="5").start()
+    for _ in range(5):
+        label_next(server, volumes)
+    held = server.client("ann").next_sample("random", {"client_id": "ann"})
+    wait_for(lambda: (server.job("train") or {}).get("status") == "RUNNING", 60, server.text)
+    wait_for(lambda: "epoch 1 of" in server.text(), JOB_SECONDS, lambda: server.text()[-3000:])
+    server.kill()
+    assert store(studies).labelled_count() == 5
+    server.start()
+    assert server.client("ann").next_sample("random", {"client_id": "ann"})["id"] == held["id"]
+    wait_for(lambda: "scored 3 of 12" in server.text(), JOB_SECONDS * 2, lambda: server.text()[-3000:])
+    server.kill()
+    records = store(studies)
+    version = records.current_model("segmentation").version
+    done = len(records.records(version))
+    assert 3 <= done < 12
+    server.start()
+    wait_for(records.serving_version, JOB_SECONDS, lambda: server.text()[-3000:])
+    assert f"scoring {12 - done} of 12 images" in server.text()
+    assert len(records.records(version)) == 12
+    assert records.labelled_count() == 5
+    datastore = server.client().datastore()
+    assert datastore["completed"] == 5
+    assert label_next(server, volumes)["reason"] == "scored"
+
+
+def test_labels_saved_while_a_job_runs_keep_their_tag_and_info(make_server, volumes, studies):
+    with make_server(auto_train="false") as server:
+        for _ in range(5):
+            label_next(server, volumes)
+        assert server.post("/train/segmentation", json={**QUICK, "max_epochs": 20}).status_code == 200
+        wait_for(lambda: "epoch 1 of" in server.text(), JOB_SECONDS, lambda: server.text()[-3000:])
+        names = [label_next(server, volumes, client=f"reader{i}")["id"] for i in range(3)]
+        assert finished(server, "train")["status"] == "DONE"
+        objects = server.get("/datastore/?output=all").json()["objects"]
+        for i, name in enumerate(names):
+            assert objects[name]["labels"]["final"]["info"]["client_id"] == f"reader{i}"
+
+
+def test_a_label_with_undeclared_values_stops_training_with_the_name_of_the_file(make_server, volumes, tmp_path):
+    with make_server(auto_train="false") as server:
+        for _ in range(3):
+            label_next(server, volumes)
+        bad = server.client().next_sample("first", {"client_id": "reader"})
+        image = nibabel.load(bad["path"])
+        file = tmp_path / "bad.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(np.full(image.shape, 7, np.uint8), image.affine), file)
+        server.client().save_label(bad["id"], str(file))
+        job = run(server, "train", "segmentation", QUICK)
+        assert job["status"] == "ERROR"
+        assert f"{bad['id']}.nii.gz contains the values 7; declared are 0 to {len(volumes.names)}" in job["details"][-1]
+        assert label_next(server, volumes)
+
+
+def test_requests_without_client_id_share_one_name_per_address_and_unknown_strategies_are_refused(make_server):
+    with make_server(auto_train="false") as server:
+        first = server.post("/activelearning/random").json()
+        assert server.post("/activelearning/random", json={}).json()["id"] == first["id"]
+        assert server.post("/activelearning/random", json={"client_id": "ann"}).json()["id"] != first["id"]
+        response = server.post("/activelearning/nonsense")
+        assert response.status_code == 404
+        assert "nonsense" in response.json()["detail"]
+        assert "dropout_variance" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("conf", "line"),
+    [
+        (["nonsense", "1"], "error: unknown option 'nonsense'; known are strategy, batch_size"),
+        (["batch_size", "many"], "error: option batch_size must be a whole number, got 'many'"),
+        (["strategy", "best"], "error: strategy must be one of"),
+        (["preset", "huge"], "error: option preset must be one of paper, small, pcdal; got 'huge'"),
+        (["labels", "a,a"], "error: option labels must be different names"),
+    ],
+)
+def test_a_wrong_option_stops_the_start_with_one_clear_line(tmp_path, conf, line):
+    server = Server(tmp_path, tmp_path, **{conf[0]: conf[1]})
+    result = subprocess.run(server.command(), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode != 0
+    assert line in result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
