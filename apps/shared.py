@@ -29,6 +29,7 @@ from strategies.store import Store
 from tasks.datastore import StudiesFolder
 from tasks.loop import TRAIN, ActiveLearningLoop
 from tasks.models import ModelRegistry
+from tasks.volumes import reason
 
 logger = logging.getLogger(__name__)
 
@@ -231,6 +232,15 @@ class ActiveLearningApp:
             **sample,
             "path": self._datastore.get_image_uri(sample["id"]),
         }
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Run inference; an image that cannot be used or a model that is not there is an HTTP 400 with the reason."""
+        try:
+            result: dict[str, Any] = super().infer(request, datastore)  # type: ignore[misc]
+        except (ValueError, RuntimeError) as error:
+            logger.exception("inference failed")
+            raise HTTPException(status_code=400, detail=reason(error)) from error
+        return result
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """A viewer stored a label: a final one ends the lease and may make a training due."""

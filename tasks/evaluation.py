@@ -36,7 +36,9 @@ def segmentation_metrics(
     for index in range(1, classes):
         if y[0, index].any() and y_pred[0, index].any():
             pair = (y_pred[:, index : index + 1], y[:, index : index + 1])
-            distance = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=list(spacing))
+            distance = compute_hausdorff_distance(
+                *pair, include_background=True, percentile=95, spacing=[float(side) for side in spacing]
+            )
             hd95[index - 1] = float(distance)
     return dice, hd95
 

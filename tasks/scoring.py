@@ -16,7 +16,7 @@ from strategies.store import ImageRecord, Store
 from tasks.inference import checkpoint_preprocessing, volume_inferer
 from tasks.models import BOOTSTRAP, SINGLE, ModelRegistry
 from tasks.records import Scorer
-from tasks.volumes import fingerprint
+from tasks.volumes import fingerprint, reason
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +76,9 @@ class ScoreRecords(ScoringMethod):
                 raise  # says something about this machine, not about the image
             except (ValueError, RuntimeError, OSError) as error:
                 failed += 1
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                logger.error("%s cannot be scored: %s", image_id, reason)
-                record = ImageRecord(image_id, version, prints[image_id], {}, {}, None, error=reason)
+                why = reason(error)
+                logger.error("%s cannot be scored: %s", image_id, why)
+                record = ImageRecord(image_id, version, prints[image_id], {}, {}, None, error=why)
             else:
                 entropies = {name: float(v) for name, v in zip(labels, result.class_entropies, strict=True)}
                 record = ImageRecord(image_id, version, prints[image_id], result.scores, entropies, result.embedding)

@@ -20,6 +20,15 @@ class ImageError(ValueError):
     """An image or label that cannot be used; the message names the file."""
 
 
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line: the image error behind MONAI's "applying transform ..." where there is one."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ImageError):
+        cause = cause.__cause__
+    lines = str(cause or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def channel_files(image: str | Path, channels: Sequence[str]) -> list[Path]:
     """The files of all channels of an image.
 
@@ -111,10 +120,11 @@ def _read(file: Path) -> MetaTensor:
     if not file.is_file():
         raise ImageError(f"{file} is missing")
     try:
-        volume = LoadImage(image_only=True, ensure_channel_first=True, dtype=torch.float32)(file)
+        # MONAI's NRRD reader needs header fields that are optional; ITK's does not.
+        reader = "ITKReader" if file.suffix == ".nrrd" else None
+        volume = LoadImage(reader, image_only=True, ensure_channel_first=True, dtype=torch.float32)(file)
     except Exception as error:  # every reader library raises its own kinds
-        reason = str(error).strip().splitlines()
-        raise ImageError(f"{file} cannot be read: {reason[0] if reason else type(error).__name__}") from error
+        raise ImageError(f"{file} cannot be read: {reason(error)}") from error
     if volume.ndim != 4 or min(volume.shape) < 1:
         raise ImageError(f"{file} is not a volume: shape {tuple(volume.shape[1:])}")
     return volume

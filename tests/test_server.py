@@ -74,7 +74,16 @@ def test_the_whole_loop_by_the_viewers_buttons(make_server, volumes, studies):
         sample = label_next(server, volumes)
         assert sample["reason"] == "cold_start"
         assert Path(sample["path"]).name == f"{sample['id']}.nii.gz"
-        assert {"strategy", "score", "rank", "round", "round_size", "remaining", "model_version", "lease_expires"} <= set(sample)
+        assert {
+            "strategy",
+            "score",
+            "rank",
+            "round",
+            "round_size",
+            "remaining",
+            "model_version",
+            "lease_expires",
+        } <= set(sample)
         for _ in range(4):
             label_next(server, volumes)
         assert run(server, "train", "segmentation", QUICK)["status"] == "DONE"
@@ -115,8 +124,15 @@ def test_inference_gives_the_geometry_and_formats_the_viewers_ask_for(make_serve
         np.testing.assert_allclose(result.affine, image.affine, atol=1e-4)
         assert set(np.unique(result.dataobj)) <= set(range(len(volumes.names) + 1))
         assert params["label_names"] == models["segmentation"]["labels"]
-        ohif = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False, "restore_label_idx": False}
-        response = server.post(f"/infer/segmentation?image={image_id}&output=image", data={"params": __import__("json").dumps(ohif)})
+        ohif = {
+            "result_extension": ".nrrd",
+            "result_dtype": "uint8",
+            "result_compress": False,
+            "restore_label_idx": False,
+        }
+        response = server.post(
+            f"/infer/segmentation?image={image_id}&output=image", data={"params": __import__("json").dumps(ohif)}
+        )
         assert response.status_code == 200
         header = response.content[:1000].decode(errors="replace")
         assert header.startswith("NRRD")

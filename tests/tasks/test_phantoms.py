@@ -1,0 +1,29 @@
+"""The sample studies."""
+
+import nibabel
+import numpy as np
+
+from tasks.phantoms import write_phantoms
+
+
+def test_phantoms_have_tumours_come_in_near_duplicates_and_keep_labels_apart(tmp_path):
+    ids = write_phantoms(tmp_path, clusters=4, copies=2)
+    assert sorted(p.name for p in tmp_path.glob("*.nii.gz")) == sorted(f"{i}.nii.gz" for i in ids)
+    images = [np.asarray(nibabel.load(tmp_path / f"{i}.nii.gz").dataobj) for i in ids]
+    labels = [np.asarray(nibabel.load(tmp_path / "oracle" / f"{i}.nii.gz").dataobj) for i in ids]
+    for image, label in zip(images, labels, strict=True):
+        assert image.shape == label.shape
+        assert set(np.unique(label)) == {0, 1}
+        assert 30 < label.sum() < 0.2 * label.size
+    correlation = np.corrcoef([i.ravel() for i in images])
+    pairs = np.diag(correlation, 1)[::2]
+    others = correlation[np.triu_indices(8, 2)]
+    assert pairs.min() > 0.85
+    assert pairs.mean() > others.mean()
+
+
+def test_phantoms_are_reproducible(tmp_path):
+    for folder in ("a", "b"):
+        write_phantoms(tmp_path / folder, clusters=1, copies=1, seed=3)
+    a, b = (np.asarray(nibabel.load(next((tmp_path / f).glob("*.nii.gz"))).dataobj) for f in "ab")
+    assert np.array_equal(a, b)
