@@ -197,9 +197,7 @@ def simulate(
     torch.set_num_threads(plan.threads)
     results = folder / "rounds.json"
     rows: list[dict[str, Any]] = json.loads(results.read_text()) if results.is_file() else []
-    sizes = (
-        [plan.initial + plan.batch * r for r in range(plan.rounds + 1)] if strategy != FULL_DATA else [len(pool.pool)]
-    )
+    sizes = _sizes(plan, strategy, len(pool.pool))
     if not rows and initial is not None:
         rows = _start_from(initial, folder, strategy)
     if len(rows) == len(sizes):
