@@ -158,6 +158,7 @@ class Store:
     """
 
     def __init__(self, location: str | Path) -> None:
+        self.location = location
         url = str(location)
         if "://" not in url:
             Path(url).parent.mkdir(parents=True, exist_ok=True)
@@ -174,6 +175,10 @@ class Store:
             Base.metadata.create_all(self.engine)
         except sa.exc.SQLAlchemyError as error:
             raise ValueError(f"store {location!r} cannot be opened: {error}") from error
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str | Path]]:
+        # A training on several GPUs sends its task to new processes; each opens connections of its own.
+        return Store, (self.location,)
 
     @contextmanager
     def transaction(self) -> Iterator[orm.Session]:

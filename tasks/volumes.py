@@ -154,6 +154,9 @@ class ReadVolumed(Transform):
         image = read_volume(data["image"], self.channels)
         if self.in_channels is not None and image.shape[0] != self.in_channels:
             raise ImageError(f"{data['image']} has {image.shape[0]} channels, the model takes {self.in_channels}")
+        # With a file name here, MONAI's Spacingd updates every "image_..." value as if it were a meta dictionary, and
+        # MONAI Label adds the text "image_path".
+        image.meta.pop("filename_or_obj", None)
         result["image"] = image
         if isinstance(data.get("label"), str | Path):
             result["label"] = read_label(data["label"], self.classes, like=image.shape[1:])
