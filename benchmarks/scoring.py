@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -121,7 +122,8 @@ def measure(studies: Path, folder: Path, preset: str, passes: int, device: str) 
     ours = ScoreRecords(registry, store, passes=passes)
     stock = EpistemicScoring(StockInfer(checkpoint, network), simulation_size=passes)
     times: dict[str, list[float]] = {
-        name: [] for name in ("one forward pass", "full record: 7 scores, embedding", f"stock, {passes} passes: 1 number")
+        name: []
+        for name in ("one forward pass", "full record: 7 scores, embedding", f"stock, {passes} passes: 1 number")
     }
 
     class One:
@@ -140,22 +142,20 @@ def measure(studies: Path, folder: Path, preset: str, passes: int, device: str) 
         with torch.inference_mode():
             inferer(image[None].to(device), network)
 
-    for number, image_id in enumerate(track(["", *sorted(datastore.list_images())], description="measuring")):
-        warm_up = not image_id
-        image_id = image_id or min(datastore.list_images())
-        if warm_up:
-            store.sync_images({name: False for name in datastore.list_images()})
+    images = sorted(datastore.list_images())
+    store.sync_images(dict.fromkeys(images, False))
+    for number, image_id in enumerate(track([images[-1], *images], description="measuring")):
         image = transform({"image": datastore.get_image_uri(image_id)})["image"].as_tensor()
         network.eval()
         works = (
-            lambda image=image: forward(image),
-            lambda one=One(image_id): ours({"device": device}, one),
-            lambda image_id=image_id: stock.run_scoring(image_id, passes, number, datastore),
+            partial(forward, image),
+            partial(ours, {"device": device}, One(image_id)),
+            partial(stock.run_scoring, image_id, passes, number, datastore),
         )
-        for values, work in zip(times.values(), works, strict=True):
-            spent = seconds(work, device)
-            if not warm_up:
-                values.append(spent)
+        spent = [seconds(work, device) for work in works]
+        if number > 0:  # the first is a warm-up
+            for values, value in zip(times.values(), spent, strict=True):
+                values.append(value)
     return times
 
 

@@ -123,8 +123,8 @@ class VolumeTrainTask(BasicTrainTask):
         start = time.time()
         try:
             preset = self.preset.with_options(request)
-            members = int(request.get("members", self._default_members)) if self._default_members > 1 else 1
-            seed = int(request.get("seed", self.seed))
+            members = _whole(request, "members", self._default_members, 1) if self._default_members > 1 else 1
+            seed = _whole(request, "seed", self.seed, 0)
         except ValueError as error:
             raise TrainingError(str(error)) from error
         self._items = self._validated(datastore)
@@ -444,6 +444,17 @@ class _Progress:
             "member": request["member"] + 1,
             "members": request["members"],
         }
+
+
+def _whole(request: dict[str, Any], name: str, default: int, low: int) -> int:
+    value = request.get(name, default)
+    try:
+        number = int(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a whole number, got {value!r}") from error
+    if number < low:
+        raise ValueError(f"{name} must be at least {low}, got {number}")
+    return number
 
 
 def _dice(reduction: str) -> MeanDice:

@@ -131,9 +131,7 @@ def test_inference_gives_the_geometry_and_formats_the_viewers_ask_for(make_serve
             "result_compress": False,
             "restore_label_idx": False,
         }
-        response = server.post(
-            f"/infer/segmentation?image={image_id}&output=image", data={"params": json.dumps(ohif)}
-        )
+        response = server.post(f"/infer/segmentation?image={image_id}&output=image", data={"params": json.dumps(ohif)})
         assert response.status_code == 200
         header = response.content[:1000].decode(errors="replace")
         assert header.startswith("NRRD")

@@ -1,0 +1,183 @@
+"""Trainers: what is checked first, how the labelled images are split, what is published."""
+
+import json
+import pickle
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.models import BOOTSTRAP, SINGLE
+from tasks.presets import PRESETS
+from tasks.training import TrainingError, VolumeTrainTask, _Progress
+from tasks.volumes import ImageError
+from tests.tasks.conftest import QUICK, label_image, write_volume
+
+
+def trainer(registry, members: int = 1, labels=("tumor",), **options) -> VolumeTrainTask:
+    name = BOOTSTRAP if members > 1 else SINGLE
+    return VolumeTrainTask(name, "test", registry, PRESETS["small"], labels, members=members, **options)
+
+
+def split(task: VolumeTrainTask, count: int, seed: int = 0, member: int = 0, members: int = 1):
+    request = {"seed": seed, "member": member, "members": members}
+    context = types.SimpleNamespace(datalist=list(range(count)), request=request)
+    return task.partition_datalist(context)
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(2, 0), (4, 0), (5, 1), (10, 2), (60, 12)])
+def test_a_fifth_is_held_out_for_validation_from_five_labels_on(registry, count, held_out):
+    training, validation = split(trainer(registry), count)
+    assert len(validation) == held_out
+    assert sorted(training + validation) == list(range(count))
+
+
+def test_the_split_depends_on_the_seed_only(registry):
+    assert split(trainer(registry), 20, seed=1) == split(trainer(registry), 20, seed=1)
+    assert split(trainer(registry), 20, seed=1) != split(trainer(registry), 20, seed=2)
+
+
+def test_members_draw_with_replacement_from_the_same_training_part(registry):
+    task = trainer(registry, members=3)
+    single, validation = split(trainer(registry), 20)
+    drawn = [split(task, 20, member=member, members=3) for member in range(3)]
+    for training, held_out in drawn:
+        assert held_out == validation
+        assert len(training) == len(single)
+        assert set(training) < set(single)
+    assert len({tuple(training) for training, _ in drawn}) == 3
+
+
+def test_a_training_publishes_its_model_and_tells_its_statistics(registry, datastore):
+    stats = trainer(registry)(dict(QUICK), datastore)
+    row = registry.store.current_model(SINGLE)
+    assert (stats["epoch"], stats["total_epochs"], stats["labelled"]) == (2, 2, 6)
+    assert stats["model_version"] == row.version
+    assert row.labelled_count == 6
+    assert stats["validation"] == "1 of 6 labelled images"
+    assert set(stats["dice"]) == {"tumor"}
+    assert 0 <= stats["best_metric"] <= 1
+    checkpoint = registry.load(SINGLE)
+    assert (checkpoint.architecture.levels, checkpoint.architecture.out_channels) == (2, 2)
+    assert json.loads((registry.folder / SINGLE / "train_stats.json").read_text()) == stats
+
+
+def test_below_five_labels_there_is_no_validation_and_the_statistics_say_so(registry, datastore):
+    for number in range(2, 6):
+        datastore.remove_label(f"image{number}", "final")
+    stats = trainer(registry)(dict(QUICK), datastore)
+    assert stats["validation"] == "none: fewer than 5 labels"
+    assert stats["best_metric"] == 0.0
+
+
+def test_the_same_seed_gives_the_same_weights(registry, datastore):
+    versions = [trainer(registry)({**QUICK, "seed": seed}, datastore)["model_version"] for seed in (1, 1, 2)]
+    assert versions[0] == versions[1] != versions[2]
+
+
+def test_a_committee_is_one_checkpoint_with_different_members(registry, datastore):
+    stats = trainer(registry, members=4)({**QUICK, "members": "2"}, datastore)
+    assert (stats["members"], stats["total_epochs"]) == (2, 4)
+    first, second = registry.load(BOOTSTRAP).members
+    assert any(not torch.equal(first[key], second[key]) for key in first)
+    assert registry.store.current_model(SINGLE) is None
+
+
+def test_training_goes_on_from_the_current_model_where_asked(registry, datastore):
+    task = trainer(registry)
+    task(dict(QUICK), datastore)
+    before = registry.load(SINGLE).members[0]
+    task({**QUICK, "pretrained": True, "learning_rate": 1e-9, "seed": 5}, datastore)
+    after = registry.load(SINGLE).members[0]
+    assert all(torch.allclose(before[key], after[key], atol=1e-4) for key in before)
+    with pytest.raises(TrainingError, match="another architecture"):
+        task({**QUICK, "pretrained": True, "first_features": 8}, datastore)
+
+
+def test_the_best_weights_are_kept_not_the_last(tmp_path):
+    def state(**values) -> types.SimpleNamespace:
+        return types.SimpleNamespace(state=types.SimpleNamespace(**values))
+
+    network = torch.nn.Linear(1, 1, bias=False)
+    trainer = state(epoch=1, max_epochs=3, output={"loss": 0.5})
+    request = {"member": 0, "members": 1, "total_items": 5}
+    context = types.SimpleNamespace(
+        network=network, trainer=trainer, request=request, start_ts=0, val_datalist=[1], evaluator=object()
+    )
+    progress = _Progress(context, ["tumor"], tmp_path / "stats.json", tmp_path / "best.pt")
+    for epoch, dice in ((1, 0.2), (2, 0.9), (3, 0.1)):
+        trainer.state.epoch = epoch
+        torch.nn.init.constant_(network.weight, epoch)
+        key = VolumeTrainTask.VAL_METRIC_MEAN_DICE
+        progress._validated(state(metrics={key: dice, "dice_per_label": [dice]}))
+    progress._save(trainer)
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["weight"].item() == 2
+    stats = json.loads((tmp_path / "stats.json").read_text())
+    assert (stats["best_metric"], stats["best_epoch"], stats["dice"]) == (0.9, 2, {"tumor": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("max_epochs", "0", "max_epochs must be between"),
+        ("patch_size", "9x8x8", "patch_size must be multiples of 2"),
+        ("seed", "x", "seed must be a whole number, got 'x'"),
+        ("seed", -1, "seed must be at least 0"),
+    ],
+)
+def test_wrong_options_stop_before_training(registry, datastore, option, value, words):
+    with pytest.raises(TrainingError, match=words):
+        trainer(registry)({**QUICK, option: value}, datastore)
+
+
+def test_too_few_labels(registry, datastore):
+    for number in range(1, 6):
+        datastore.remove_label(f"image{number}", "final")
+    with pytest.raises(TrainingError, match="at least 2 labelled images, there are 1"):
+        trainer(registry)(dict(QUICK), datastore)
+
+
+def test_unusable_labels_are_named_before_training(registry, datastore, tmp_path):
+    image_shape = (12, 12, 8)
+    label_image(datastore, "image6", write_volume(tmp_path / "a.nii.gz", np.full(image_shape, 9, np.uint8)))
+    with pytest.raises(ImageError, match=r"image6\.nii\.gz contains the values 9; declared are 0 to 1"):
+        trainer(registry)(dict(QUICK), datastore)
+    label_image(datastore, "image6", write_volume(tmp_path / "b.nii.gz", np.zeros((3, 3, 3), np.uint8)))
+    with pytest.raises(ImageError, match=r"image6\.nii\.gz has the shape 3x3x3, its image 12x12x8"):
+        trainer(registry)(dict(QUICK), datastore)
+    label_image(datastore, "image6")
+    Path(datastore.get_label_uri("image6", "final")).write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"image6\.nii\.gz cannot be read"):
+        trainer(registry)(dict(QUICK), datastore)
+    assert registry.store.current_model(SINGLE) is None
+
+
+def test_images_with_different_channels_are_named(registry, datastore, tmp_path):
+    path = Path(datastore.get_image_uri("image3"))
+    write_volume(path, np.ones((12, 12, 8, 2), np.float32))
+    with pytest.raises(ImageError, match=r"image3\.nii\.gz has 2 channels, .*image0\.nii\.gz has 1"):
+        trainer(registry)(dict(QUICK), datastore)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_hyper_parameter_is_shown_to_the_viewers(registry, name):
+    task = VolumeTrainTask(SINGLE, "test", registry, PRESETS[name], ("tumor",))
+    shown = task.config()
+    for option, value in PRESETS[name].as_dict().items():
+        assert shown[option] == value if option != "dataset" else shown[option][0] == value
+    assert {"pretrained", "seed", "device"} <= set(shown)
+
+
+@pytest.mark.parametrize("change", [{"schedule": "cosine_restarts"}, {"schedule": "cosine"}, {"optimizer": "adamw"}])
+def test_schedules_and_optimisers_run(registry, datastore, change):
+    task = trainer(registry)
+    stats = task({**QUICK, "spacing": 1.5, "augmentation": True, **change}, datastore)
+    assert stats["epoch"] == 2
+
+
+def test_a_trainer_can_be_sent_to_the_processes_of_several_gpus(registry, datastore):
+    task = pickle.loads(pickle.dumps(trainer(registry)))
+    assert task.registry.store.current_model(SINGLE) is None
+    task.registry.store.close()
