@@ -227,11 +227,9 @@ class ActiveLearningApp:
         sample: dict[str, Any] = task(request, self._datastore)
         if not sample:
             return {}
-        return {
-            **self._datastore.get_image_info(sample["id"]),
-            **sample,
-            "path": self._datastore.get_image_uri(sample["id"]),
-        }
+        # A DICOMweb datastore knows an image's study and patient once it has fetched it.
+        path = self._datastore.get_image_uri(sample["id"])
+        return {**self._datastore.get_image_info(sample["id"]), **sample, "path": path}
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Run inference; an image that cannot be used or a model that is not there is an HTTP 400 with the reason."""

@@ -23,6 +23,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from monailabel.config import settings
+from monailabel.interfaces.utils.app import app_instance, clear_cache
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -196,10 +198,11 @@ def simulate(
     """
     torch.set_num_threads(plan.threads)
     results = folder / "rounds.json"
-    rows: list[dict[str, Any]] = json.loads(results.read_text()) if results.is_file() else []
+    rows = _rows(folder)
     sizes = _sizes(plan, strategy, len(pool.pool))
     if not rows and initial is not None:
         rows = _start_from(initial, folder, strategy)
+        progress()
     if len(rows) == len(sizes):
         return rows
     app = _app(pool, plan, seed, folder / "studies")
@@ -226,6 +229,13 @@ def simulate(
         )
         write_json(results, rows)
         progress()
+    return rows
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    """The finished rounds of a run."""
+    results = folder / "rounds.json"
+    rows: list[dict[str, Any]] = json.loads(results.read_text()) if results.is_file() else []
     return rows
 
 
@@ -258,9 +268,6 @@ def _app(pool: Pool, plan: Plan, seed: int, studies: Path) -> Any:
         if not (studies / name).exists():
             (studies / name).symlink_to(path.resolve())
     os.environ["MONAI_LABEL_DATASTORE_AUTO_RELOAD"] = "false"
-    from monailabel.config import settings
-    from monailabel.interfaces.utils.app import app_instance
-
     settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD = False
     conf = {"labels": plan.labels, "batch_size": str(plan.batch), "seed": str(seed), "auto_train": "false"}
     return app_instance(str(APP), str(studies), conf | ({"preset": plan.preset} if plan.preset else {}))
@@ -307,7 +314,10 @@ def _worker(
     log = runs / f"{strategy}-{seed}.log"
     logging.basicConfig(filename=log, level=logging.INFO, force=True)
     initial = None if strategy in (INITIAL, FULL_DATA) else runs / f"{INITIAL}-{seed}"
-    return simulate(pool, plan, strategy, seed, runs / f"{strategy}-{seed}", initial, lambda: progress(1))
+    try:
+        return simulate(pool, plan, strategy, seed, runs / f"{strategy}-{seed}", initial, lambda: progress(1))
+    finally:
+        clear_cache()
 
 
 def run_all(
@@ -321,10 +331,10 @@ def run_all(
     runs = out / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     names = [*strategies, FULL_DATA]
-    stages = [[(INITIAL, seed) for seed in range(seeds)], [(name, seed) for seed in range(seeds) for name in names]]
-    rounds = {job: len(_sizes(plan, job[0], len(pool.pool))) - (job[0] in strategies) for s in stages for job in s}
+    jobs = [(name, seed) for seed in range(seeds) for name in names]
+    stages = [[(INITIAL, seed) for seed in range(seeds)], jobs]
+    lengths = {job: len(_sizes(plan, job[0], len(pool.pool))) for stage in stages for job in stage}
     context = multiprocessing.get_context("spawn")
-    rows: list[dict[str, Any]] = []
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -335,27 +345,36 @@ def run_all(
     with (
         context.Manager() as manager,
         Progress(*columns, console=console) as bar,
-        ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as executor,
+        ProcessPoolExecutor(workers, mp_context=context) as executor,
     ):
-        task = bar.add_task("rounds", total=sum(rounds.values()))
-        queue, finished = manager.Queue(), 0
+        finished = {job: _rows(runs / f"{job[0]}-{job[1]}") for job in lengths}
+        task = bar.add_task("rounds", total=sum(lengths.values()), completed=sum(map(len, finished.values())))
+        queue = manager.Queue()
         for stage in stages:
-            futures = {executor.submit(_worker, pool, plan, *job, runs, queue.put): job for job in stage}
-            waiting = set(futures)
+            due = [job for job in stage if len(finished[job]) < lengths[job]]
+            waiting = {executor.submit(_worker, pool, plan, *job, runs, queue.put): job for job in due}
             while waiting:
-                done, waiting = wait(waiting, timeout=1.0)
-                for future in done:
-                    finished += rounds[futures[future]]
-                    if futures[future][0] != INITIAL:
-                        rows += future.result()
-                        _write_results(rows, out)
-                    else:
-                        future.result()
+                for future in wait(waiting, timeout=1.0).done:
+                    finished[waiting.pop(future)] = future.result()
+                    if stage is jobs:
+                        _write_results(_in_order(finished, jobs, lengths), out)
                 while not queue.empty():
-                    queue.get()
-                    bar.advance(task)
-                bar.update(task, completed=max(finished, bar.tasks[0].completed))
-    return sorted(rows, key=lambda row: (names.index(row["strategy"]), row["seed"], row["round"]))
+                    bar.advance(task, queue.get())
+        bar.update(task, completed=sum(lengths.values()))
+    return _in_order(finished, jobs, lengths)
+
+
+def _in_order(
+    finished: Mapping[tuple[str, int], list[dict[str, Any]]],
+    jobs: Sequence[tuple[str, int]],
+    lengths: Mapping[tuple[str, int], int],
+) -> list[dict[str, Any]]:
+    """Rows of the finished runs by strategy (in the order asked for), seed and round."""
+    names = list(dict.fromkeys(name for name, _ in jobs))
+    complete = sorted(
+        (job for job in jobs if len(finished[job]) == lengths[job]), key=lambda j: (names.index(j[0]), j[1])
+    )
+    return [row for job in complete for row in finished[job]]
 
 
 def _write_results(rows: Sequence[Mapping[str, Any]], out: Path) -> None:

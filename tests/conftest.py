@@ -5,9 +5,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from strategies.store import Store
+from tasks.datastore import StudiesFolder
+from tasks.models import ModelRegistry
 from tasks.phantoms import write_phantoms
+from tests.tiny import label_image, write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data"
@@ -57,3 +62,33 @@ def studies(tmp_path, volumes) -> Path:
     for name, path in volumes.images.items():
         (folder / name).symlink_to(path)
     return folder
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "store.sqlite")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def registry(tmp_path, store) -> ModelRegistry:
+    return ModelRegistry(tmp_path / "models", store)
+
+
+@pytest.fixture
+def datastore(tmp_path) -> StudiesFolder:
+    """Eight tiny volumes with a bright block that is the label, the first six labelled."""
+    folder = tmp_path / "studies"
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        label = np.zeros((12, 12, 8), np.uint8)
+        x, y = rng.integers(1, 6, 2)
+        label[x : x + 5, y : y + 5, 2:6] = 1
+        image = (label + rng.normal(1, 0.1, label.shape)).astype(np.float32)
+        write_volume(folder / f"image{number}.nii.gz", image)
+        write_volume(tmp_path / "oracle" / f"image{number}.nii.gz", label)
+    datastore = StudiesFolder(str(folder), extensions=["*.nii.gz"], auto_reload=False)
+    for number in range(6):
+        label_image(datastore, f"image{number}")
+    return datastore

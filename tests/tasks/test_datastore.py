@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tasks.datastore import StudiesFolder
-from tests.tasks.conftest import label_image, write_volume
+from tests.tiny import label_image, write_volume
 
 
 def index(datastore: StudiesFolder) -> dict:

@@ -13,7 +13,7 @@ from tasks.models import BOOTSTRAP, SINGLE
 from tasks.presets import PRESETS
 from tasks.training import TrainingError, VolumeTrainTask, _Progress
 from tasks.volumes import ImageError
-from tests.tasks.conftest import QUICK, label_image, write_volume
+from tests.tiny import QUICK, label_image, write_volume
 
 
 def trainer(registry, members: int = 1, labels=("tumor",), **options) -> VolumeTrainTask:

@@ -1,0 +1,204 @@
+"""The simulation: pools, protocols, reproducible and resumable runs, the command line."""
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from tasks import learning_curves, simulation
+from tasks.simulation import FULL_DATA, INITIAL, Plan, mix_protocols, read_pool, simulate, subset
+from tests.tiny import QUICK
+
+PLAN = Plan("tumor", 2, 1, 2, "small", {name: str(value) for name, value in QUICK.items()}, 1)
+
+
+@pytest.fixture
+def folder(datastore, tmp_path) -> Path:
+    """Eight tiny volumes in the root and their labels in ``oracle``."""
+    (tmp_path / "oracle").rename(tmp_path / "studies" / "oracle")
+    return tmp_path / "studies"
+
+
+def test_a_folder_with_an_oracle_is_split_by_the_seed(folder):
+    pool = read_pool(folder)
+    assert (len(pool.pool), len(pool.test)) == (6, 2)
+    assert set(pool.labels) == {*pool.pool, *pool.test}
+    assert not set(pool.pool) & set(pool.test)
+    assert read_pool(folder) == pool
+    assert read_pool(folder, seed=1) != pool
+
+
+def test_a_folder_with_a_description_keeps_its_split(tmp_path, folder):
+    for name in ("images", "labels"):
+        (folder / name).mkdir(exist_ok=True)
+    for name in ("image0.nii.gz", "image1.nii.gz"):
+        (folder / name).rename(folder / "images" / name)
+        (folder / "oracle" / name).rename(folder / "labels" / name)
+    (folder / "dataset.json").write_text(json.dumps({"pool": ["image0.nii.gz"], "test": ["image1.nii.gz"]}))
+    pool = read_pool(folder)
+    assert (list(pool.pool), list(pool.test)) == (["image0.nii.gz"], ["image1.nii.gz"])
+    (folder / "labels" / "image1.nii.gz").unlink()
+    with pytest.raises(ValueError, match=r"labels/image1\.nii\.gz is missing"):
+        read_pool(folder)
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no images with labels"):
+        read_pool(tmp_path)
+
+
+def test_a_subset_is_drawn_by_the_seed(folder):
+    pool = read_pool(folder)
+    small = subset(pool, 3, 1, seed=0)
+    assert (len(small.pool), len(small.test)) == (3, 1)
+    assert set(small.pool) <= set(pool.pool)
+    assert subset(pool, 3, 1, seed=0) == small
+    assert subset(pool, 0, 0, seed=0) == pool
+
+
+def test_mixed_protocols_change_images_add_duplicates_and_name_the_pool(folder, tmp_path):
+    pool = read_pool(folder)
+    mixed = mix_protocols(pool, 0.5, 2, 0, tmp_path / "mixed")
+    assert mixed.semi_synthetic == "semi-synthetic: 50% of the pool with changed protocol, 2 near-duplicates"
+    assert len(mixed.pool) == len(pool.pool) + 2
+    assert sum(mixed.pool[name] != pool.pool[name] for name in pool.pool) == 3
+    for name in set(mixed.pool) - set(pool.pool):
+        source = name.removeprefix("duplicate_")
+        assert mixed.labels[name] == pool.labels[source]
+        a, b = (np.asarray(nibabel.load(file).dataobj).ravel() for file in (mixed.pool[name], mixed.pool[source]))
+        assert np.corrcoef(a, b)[0, 1] > 0.95
+    kinds = json.loads((tmp_path / "mixed" / "protocols.json").read_text())
+    assert sorted(kinds["test"]) == sorted(pool.test)
+    assert len(set(kinds["test"].values())) == 2
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "mixed").glob("*.nii.gz")}
+    assert mix_protocols(pool, 0.5, 2, 0, tmp_path / "mixed") == mixed
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def without_times(rows):
+    return [{key: value for key, value in row.items() if not key.endswith("_seconds")} for row in rows]
+
+
+def test_a_run_is_reproducible_and_a_killed_one_ends_as_if_it_had_not_been(folder, tmp_path):
+    pool = read_pool(folder)
+    straight = simulate(pool, PLAN, "dropout_variance", 0, tmp_path / "straight")
+    assert [row["labelled"] for row in straight] == [2, 3, 4]
+    assert {"dice_mean", "dice_tumor", "hd95_tumor", "train_seconds", "score_seconds"} <= set(straight[0])
+    assert all(0 <= row["dice_mean"] <= 1 for row in straight)
+
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(pool, PLAN, "dropout_variance", 0, tmp_path / "killed", progress=kill)
+    resumed = simulate(pool, PLAN, "dropout_variance", 0, tmp_path / "killed")
+    assert without_times(resumed) == without_times(straight)
+
+
+def test_strategies_of_a_seed_start_from_the_same_initial_run(folder, tmp_path):
+    pool = read_pool(folder)
+    first = simulate(pool, PLAN, INITIAL, 0, tmp_path / "initial")
+    assert len(first) == 1
+    runs = {
+        name: simulate(pool, PLAN, name, 0, tmp_path / name, tmp_path / "initial") for name in ("random", "core_set")
+    }
+    for rows in runs.values():
+        assert without_times(rows)[0] | {"strategy": INITIAL} == without_times(first)[0]
+        assert [row["labelled"] for row in rows] == [2, 3, 4]
+    assert simulate(pool, PLAN, FULL_DATA, 0, tmp_path / "full")[0]["labelled"] == 6
+
+
+def rows(strategy: str, seed: int, dice: list[float]) -> list[dict]:
+    return [
+        {
+            "strategy": strategy,
+            "seed": seed,
+            "round": number,
+            "labelled": 5 * (number + 1),
+            "dice_mean": value,
+            "dice_per_image": [value - 0.01, value, value + 0.01],
+        }
+        for number, value in enumerate(dice)
+    ]
+
+
+def test_the_summary_counts_labels_relative_to_random():
+    data = [row for seed in range(3) for row in rows("random", seed, [0.4, 0.6, 0.7 + seed / 1000])]
+    data += [row for seed in range(3) for row in rows("bald", seed, [0.4, 0.75, 0.8 + seed / 1000])]
+    data += [row | {"labelled": 40} for seed in range(3) for row in rows(FULL_DATA, seed, [0.8])]
+    summary = learning_curves.summarise(data, "pool", "", target=0.7)
+    bald = summary["strategies"]["bald"]
+    assert bald["labels_to_target"] == [10, 10, 10]
+    assert summary["strategies"]["random"]["labels_to_target"] == [15, 15, 15]
+    assert bald["labels_to_target_relative_to_random"] == pytest.approx(2 / 3, abs=1e-3)
+    assert bald["area_under_curve"]["mean"] > summary["strategies"]["random"]["area_under_curve"]["mean"]
+    assert bald["against_random"]["difference"] > 0
+    assert summary["full_data_dice"]["mean"] == 0.8
+    assert summary["rise_from_first_to_last_round"]["random"]["mean"] == pytest.approx(0.301)
+
+
+def test_a_target_nobody_reaches_is_no_number():
+    data = [row for seed in range(2) for row in rows("random", seed, [0.1, 0.2])]
+    summary = learning_curves.summarise(data, "pool", "", target=0.9)
+    assert summary["strategies"]["random"]["labels_to_target"] == [None, None]
+    assert summary["strategies"]["random"]["labels_to_target_relative_to_random"] is None
+
+
+@pytest.fixture
+def command():
+    app = Typer()
+    app.command()(simulation.main)
+
+    def run(*arguments: object):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--strategies", "random,best"], "unknown: best"),
+        (["--rounds", 9, "--initial", 2, "--batch", 1], "are more than the pool's 6"),
+        (["--initial", 2, "--batch", 1, "--train", "max_epochs"], "is not NAME=VALUE"),
+    ],
+)
+def test_wrong_arguments_are_explained(command, folder, tmp_path, options, words):
+    result = command(folder, "--out", tmp_path / "out", *options)
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.replace("│", " ").split())
+
+
+@pytest.mark.slow
+def test_the_command_writes_everything_resumes_and_refuses_other_settings(command, folder, tmp_path):
+    out = tmp_path / "out"
+    arguments = [folder, "--out", out, "--strategies", "random,dropout_variance", "--seeds", 1, "--initial", 2]
+    arguments += ["--batch", 1, "--rounds", 1, "--preset", "small", "--protocols", 0.5, "--near-duplicates", 1]
+    for name, value in QUICK.items():
+        arguments += ["--train", f"{name}={value}"]
+    first = command(*arguments)
+    assert first.exit_code == 0, first.output
+    with (out / "rounds.csv").open() as file:
+        written = list(csv.DictReader(file))
+    assert [(row["strategy"], row["labelled"]) for row in written] == [
+        ("random", "2"),
+        ("random", "3"),
+        ("dropout_variance", "2"),
+        ("dropout_variance", "3"),
+        (FULL_DATA, "7"),
+    ]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["semi_synthetic"].startswith("semi-synthetic")
+    assert "semi-synthetic" in first.output
+    assert (out / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    times = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/rounds.json")}
+    assert command(*arguments).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/rounds.json")} == times
+    other = command(*arguments, "--batch", 2)
+    assert other.exit_code == 2
+    assert "other settings" in other.output
