@@ -28,7 +28,7 @@ def free_port() -> int:
 class Server:
     """Starts the server in a process group of its own; ``kill`` takes its jobs with it."""
 
-    def __init__(self, studies: Path, folder: Path, app: Path = APP, **conf: str) -> None:
+    def __init__(self, studies: Path | str, folder: Path, app: Path = APP, **conf: str) -> None:
         self.studies, self.folder, self.app, self.conf = studies, folder, app, conf
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -45,6 +45,8 @@ class Server:
 
     def start(self) -> Server:
         environment = {**os.environ, "PYTHONPATH": "", "MONAI_LABEL_DATASTORE_AUTO_RELOAD": "true"}
+        environment.pop("MONAI_LABEL_TRACKING_ENABLED", None)
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(), cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -82,6 +84,20 @@ class Server:
         """The newest training or scoring as the server tells it."""
         response = self.get(f"/{kind}/")
         return response.json() if response.status_code == 200 else None
+
+    def finished(self, kind: str, seconds: float = 240) -> dict[str, Any]:
+        """Wait for the end of the newest training or scoring."""
+
+        def ended() -> dict[str, Any] | None:
+            job = self.job(kind)
+            return job if job and job["status"] in ("DONE", "ERROR") else None
+
+        return wait_for(ended, seconds, lambda: self.text()[-3000:])
+
+    def run(self, kind: str, name: str, options: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Start a training or scoring as a viewer does and wait for its end."""
+        assert self.post(f"/{kind}/{name}", json=options or {}).status_code == 200
+        return self.finished(kind)
 
     def __enter__(self) -> Server:
         return self.start()

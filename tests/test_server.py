@@ -45,19 +45,6 @@ def save(server: Server, volumes, image_id: str, client: str = "reader") -> None
     server.client(client).save_label(image_id, str(volumes.labels / f"{image_id}.nii.gz"), params={"client_id": client})
 
 
-def run(server: Server, kind: str, name: str, options: dict | None = None) -> dict:
-    assert server.post(f"/{kind}/{name}", json=options or {}).status_code == 200
-    return finished(server, kind)
-
-
-def finished(server: Server, kind: str) -> dict:
-    def ended() -> dict | None:
-        job = server.job(kind)
-        return job if job and job["status"] in ("DONE", "ERROR") else None
-
-    return wait_for(ended, JOB_SECONDS, lambda: server.text()[-3000:])
-
-
 def store(studies: Path) -> Store:
     return Store(studies / "active_learning" / "store.sqlite")
 
@@ -87,12 +74,12 @@ def test_the_whole_loop_by_the_viewers_buttons(make_server, volumes, studies):
         } <= set(sample)
         for _ in range(4):
             label_next(server, volumes)
-        assert run(server, "train", "segmentation", QUICK)["status"] == "DONE"
+        assert server.run("train", "segmentation", QUICK)["status"] == "DONE"
         stats = server.client().info()["train_stats"]["segmentation"]
         assert stats["epoch"] == stats["total_epochs"] == 2
         assert set(stats["dice"]) == set(volumes.names)
 
-        job = run(server, "scoring", "records")
+        job = server.run("scoring", "records")
         assert job["status"] == "DONE", server.text()[-3000:]
         assert any("scored 12 of 12" in line and "images/s" in line for line in job["details"])
 
@@ -114,7 +101,7 @@ def test_inference_gives_the_geometry_and_formats_the_viewers_ask_for(make_serve
     with make_server(auto_train="false") as server:
         for _ in range(5):
             label_next(server, volumes)
-        assert run(server, "train", "segmentation", QUICK)["status"] == "DONE"
+        assert server.run("train", "segmentation", QUICK)["status"] == "DONE"
         image_id = next(iter(volumes.images)).removesuffix(".nii.gz")
         image = nibabel.load(next(iter(volumes.images.values())))
         models = server.client().info()["models"]
@@ -183,7 +170,7 @@ def test_labels_saved_while_a_job_runs_keep_their_tag_and_info(make_server, volu
         assert server.post("/train/segmentation", json={**QUICK, "max_epochs": 20}).status_code == 200
         wait_for(lambda: "epoch 1 of" in server.text(), JOB_SECONDS, lambda: server.text()[-3000:])
         names = [label_next(server, volumes, client=f"reader{i}")["id"] for i in range(3)]
-        assert finished(server, "train")["status"] == "DONE"
+        assert server.finished("train")["status"] == "DONE"
         objects = server.get("/datastore/?output=all").json()["objects"]
         for i, name in enumerate(names):
             assert objects[name]["labels"]["final"]["info"]["client_id"] == f"reader{i}"
@@ -198,7 +185,7 @@ def test_a_label_with_undeclared_values_stops_training_with_the_name_of_the_file
         file = tmp_path / "bad.nii.gz"
         nibabel.save(nibabel.Nifti1Image(np.full(image.shape, 7, np.uint8), image.affine), file)
         server.client().save_label(bad["id"], str(file))
-        job = run(server, "train", "segmentation", QUICK)
+        job = server.run("train", "segmentation", QUICK)
         assert job["status"] == "ERROR"
         assert f"{bad['id']}.nii.gz contains the values 7; declared are 0 to {len(volumes.names)}" in job["details"][-1]
         assert label_next(server, volumes)

@@ -26,13 +26,6 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = Store(tmp_path / "store.sqlite")
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def pool(store):
     """Twelve images; scores of version v1 descend with the id, image 03 is unreadable."""
     ids = [f"image{i:02d}" for i in range(12)]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import subprocess
 from pathlib import Path
 
 import nibabel
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from tasks import learning_curves, simulation
 from tasks.simulation import FULL_DATA, INITIAL, Plan, mix_protocols, read_pool, simulate, subset
+from tests.server import ROOT
 from tests.tiny import QUICK
 
 PLAN = Plan("tumor", 2, 1, 2, "small", {name: str(value) for name, value in QUICK.items()}, 1)
@@ -175,14 +177,17 @@ def test_wrong_arguments_are_explained(command, folder, tmp_path, options, words
 
 
 @pytest.mark.slow
-def test_the_command_writes_everything_resumes_and_refuses_other_settings(command, folder, tmp_path):
+def test_make_simulate_writes_everything_resumes_and_refuses_other_settings(folder, tmp_path):
     out = tmp_path / "out"
-    arguments = [folder, "--out", out, "--strategies", "random,dropout_variance", "--seeds", 1, "--initial", 2]
-    arguments += ["--batch", 1, "--rounds", 1, "--preset", "small", "--protocols", 0.5, "--near-duplicates", 1]
-    for name, value in QUICK.items():
-        arguments += ["--train", f"{name}={value}"]
-    first = command(*arguments)
-    assert first.exit_code == 0, first.output
+    options = "--labels tumor --strategies random,dropout_variance --seeds 1 --initial 2 --rounds 1 --preset small"
+    options += " --protocols 0.5 --near-duplicates 1 " + " ".join(f"--train {k}={v}" for k, v in QUICK.items())
+
+    def make(batch: int) -> subprocess.CompletedProcess[str]:
+        line = ["make", "simulate", f"DATA={folder}", f"OUT={out}", f"SIMULATE={options} --batch {batch}"]
+        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+
+    first = make(1)
+    assert first.returncode == 0, first.stdout + first.stderr
     with (out / "rounds.csv").open() as file:
         written = list(csv.DictReader(file))
     assert [(row["strategy"], row["labelled"]) for row in written] == [
@@ -194,11 +199,11 @@ def test_the_command_writes_everything_resumes_and_refuses_other_settings(comman
     ]
     summary = json.loads((out / "summary.json").read_text())
     assert summary["semi_synthetic"].startswith("semi-synthetic")
-    assert "semi-synthetic" in first.output
+    assert "semi-synthetic" in first.stdout
     assert (out / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
     times = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/rounds.json")}
-    assert command(*arguments).exit_code == 0
+    assert make(1).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/rounds.json")} == times
-    other = command(*arguments, "--batch", 2)
-    assert other.exit_code == 2
-    assert "other settings" in other.output
+    other = make(2)
+    assert other.returncode != 0
+    assert "other settings" in other.stdout + other.stderr
