@@ -51,7 +51,7 @@ def summarise(rows: Rows, data: str, semi_synthetic: str, target: float) -> dict
             "last_dice": _mean([by_seed[seed][-1]["dice_mean"] for seed in seeds]),
             "labels_to_target": to_target,
             "labels_to_full_data_equivalence": to_full,
-            "against_random": comparison.get(name),
+            "against_random": _without_nan(comparison[name]) if name in comparison else None,
         }
     for row in strategies.values():
         for key in ("labels_to_target", "labels_to_full_data_equivalence"):
@@ -106,7 +106,7 @@ def table(summary: Mapping[str, Any]) -> Table:
             f"{row['last_dice']['mean']:.4f} ± {row['last_dice']['sd']:.4f}",
             ", ".join("-" if count is None else str(count) for count in row["labels_to_target"]),
             "" if against is None else f"{against['difference']:+.4f}",
-            "" if against is None else f"{against['p_holm']:.3f}",
+            "" if against is None or against["p_holm"] is None else f"{against['p_holm']:.3f}",
         )
     return result
 
@@ -126,6 +126,11 @@ def _area(curve: Sequence[Mapping[str, Any]]) -> float:
 def _mean(values: Sequence[float]) -> dict[str, float]:
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return {"mean": round(float(np.mean(values)), 5), "sd": round(spread, 5)}
+
+
+def _without_nan(row: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN: a p value that needs more seeds is null."""
+    return {key: None if np.isnan(value) else value for key, value in row.items()}
 
 
 def _ratio(counts: Sequence[int | None], baseline: Sequence[int | None]) -> float | None:

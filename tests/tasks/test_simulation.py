@@ -144,6 +144,14 @@ def test_the_summary_counts_labels_relative_to_random():
     assert summary["rise_from_first_to_last_round"]["random"]["mean"] == pytest.approx(0.301)
 
 
+def test_one_seed_gives_no_p_value_and_valid_json():
+    data = rows("random", 0, [0.1, 0.2]) + rows("bald", 0, [0.2, 0.3])
+    summary = learning_curves.summarise(data, "pool", "", target=0.0)
+    assert summary["strategies"]["bald"]["against_random"]["p_holm"] is None
+    json.dumps(summary, allow_nan=False)
+    assert learning_curves.table(summary).row_count == 2
+
+
 def test_a_target_nobody_reaches_is_no_number():
     data = [row for seed in range(2) for row in rows("random", seed, [0.1, 0.2])]
     summary = learning_curves.summarise(data, "pool", "", target=0.9)
