@@ -82,7 +82,7 @@ def main(
     """Measure, and print a table."""
     logging.disable(logging.WARNING)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    console = Console()
+    console = Console(width=110)
     with tempfile.TemporaryDirectory() as folder:
         studies = Path(folder) / "studies"
         studies.mkdir()

@@ -109,7 +109,7 @@ def main(
             f"{theirs / ours:.1f}",
             f"{len(set(chosen) & set(loop_chosen))} of {k}",
         )
-    Console().print(table)
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":

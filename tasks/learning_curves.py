@@ -70,14 +70,17 @@ def summarise(rows: Rows, data: str, semi_synthetic: str, target: float) -> dict
 
 
 def plot(rows: Rows, summary: Mapping[str, Any], path: Path) -> None:
-    """Learning curves: mean over seeds with its 95 % confidence band, and the full-data model as a line."""
+    """Learning curves: every seed thin, their mean with its 95 % confidence band, the full-data model as a line."""
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.add_subplot()
+    values = [row["dice_mean"] for row in rows]
+    axes.set_ylim(max(0.0, min(values) - 0.05), min(1.0, max(values) + 0.05))
     for name, by_seed in _curves(rows).items():
         seeds = sorted(by_seed)
         x = [row["labelled"] for row in by_seed[seeds[0]]]
         y = np.array([[row["dice_mean"] for row in by_seed[seed]] for seed in seeds])
         (line,) = axes.plot(x, y.mean(0), marker="o", markersize=4, label=name)
+        axes.plot(x, y.T, color=line.get_color(), linewidth=0.6, alpha=0.4)
         if len(seeds) > 1:
             half = stats.t.ppf(0.975, len(seeds) - 1) * y.std(0, ddof=1) / np.sqrt(len(seeds))
             axes.fill_between(x, y.mean(0) - half, y.mean(0) + half, color=line.get_color(), alpha=0.12)
@@ -97,7 +100,7 @@ def table(summary: Mapping[str, Any]) -> Table:
     result = Table(title=f"{summary['data']} {summary['semi_synthetic']}, target Dice {summary['target_dice']:.3f}")
     columns = ("strategy", "area under curve", "last Dice", "labels to target", "area - random", "p (Holm)")
     for column in columns:
-        result.add_column(column)
+        result.add_column(column, overflow="fold")
     for name, row in summary["strategies"].items():
         against = row["against_random"]
         result.add_row(

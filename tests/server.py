@@ -38,18 +38,22 @@ class Server:
     def command(self) -> list[str]:
         options = [part for name, value in self.conf.items() for part in ("--conf", name, value)]
         return [
-            *(sys.executable, "-m", "monailabel.main", "start_server"),
+            *("monailabel", "start_server"),
             *("--app", str(self.app), "--studies", str(self.studies), "--host", "127.0.0.1", "--port", str(self.port)),
             *options,
         ]
 
-    def start(self) -> Server:
+    def environment(self) -> dict[str, str]:
+        """As in an activated virtual environment, without settings of the test run."""
         environment = {**os.environ, "PYTHONPATH": "", "MONAI_LABEL_DATASTORE_AUTO_RELOAD": "true"}
         environment.pop("MONAI_LABEL_TRACKING_ENABLED", None)
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        return environment
+
+    def start(self) -> Server:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(), cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
+                self.command(), cwd=self.folder, env=self.environment(), stdout=log, stderr=log, start_new_session=True
             )
         wait_for(self._ready, 120, lambda: self.text()[-3000:])
         return self
@@ -72,7 +76,10 @@ class Server:
             self.process.wait()
 
     def client(self, name: str = "reader") -> MONAILabelClient:
-        return MONAILabelClient(self.url, client_id=name)
+        # A folder of its own: results are saved under the server's file names, which the server deletes afterwards.
+        downloads = self.folder / "downloads"
+        downloads.mkdir(exist_ok=True)
+        return MONAILabelClient(self.url, tmpdir=str(downloads), client_id=name)
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return requests.get(f"{self.url}{path}", timeout=60, **options)

@@ -16,11 +16,10 @@ import requests
 from apps.shared import Options
 from strategies import catalogue
 from tasks.records import COMMITTEE_SCORES, SCORES
-from tests.server import APP, ROOT, free_port, wait_for
+from tests.server import ROOT, free_port, wait_for
 
 TEXT = (ROOT / "README.md").read_text()
 CI = (ROOT / ".ci" / "run").read_text()
-BIN = ROOT / ".venv" / "bin"
 
 
 def table(heading: str) -> list[list[str]]:
@@ -71,10 +70,10 @@ RUN_BY_CI = ("make test", "make bench")
 RUN_HERE = (
     "make serve",
     'make serve STUDIES=/data/hippocampus CONF="--conf labels anterior,posterior"',
-    "monailabel start_server --app apps/volume_segmentation --studies /data/hippocampus"
-    " --conf labels anterior,posterior --conf strategy dropout_variance",
 )
 RUN_ELSEWHERE = {
+    "monailabel start_server --app apps/volume_segmentation --studies /data/hippocampus"
+    " --conf labels anterior,posterior --conf strategy dropout_variance": "test_server.py",
     "monailabel start_server --app apps/volume_segmentation --studies http://127.0.0.1:8042/dicom-web": "e2e",
     'make simulate DATA=/data/hippocampus SIMULATE="--labels anterior,posterior'
     ' --strategies random,dropout_variance,core_set --seeds 3"': "tasks/test_simulation.py",
@@ -91,18 +90,14 @@ def test_every_command_is_run_by_a_test_or_by_ci():
 @pytest.mark.parametrize("command", RUN_HERE)
 def test_the_server_starts_by_the_commands_of_the_readme(command, studies, volumes, tmp_path):
     port = free_port()
-    by_hand = command.startswith("monailabel")
     line = command.replace("/data/hippocampus", str(studies)).replace("anterior,posterior", ",".join(volumes.names))
-    line = line.replace("apps/volume_segmentation", str(APP)) + (f" --port {port}" if by_hand else f" PORT={port}")
     environment = {**os.environ, "MONAI_LABEL_DATASTORE_AUTO_RELOAD": "true"}
-    if by_hand:  # as in an activated environment
-        environment["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     log = tmp_path / "log.txt"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            line,
+            f"{line} PORT={port}",
             shell=True,
-            cwd=tmp_path if by_hand else ROOT,
+            cwd=ROOT,
             env=environment,
             stdout=file,
             stderr=file,

@@ -9,7 +9,6 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import requests
 
 from strategies.store import Store
 from tests.server import ROOT, Server, wait_for
@@ -95,46 +94,33 @@ def test_the_whole_loop_by_the_viewers_buttons(make_server, volumes, studies):
         assert served == expected
         assert server.client().next_sample("random", {}) == {}
         assert server.get("/datastore/").json()["completed"] == 12
+        check_inference(server, volumes)
 
 
-def test_inference_gives_the_geometry_and_formats_the_viewers_ask_for(make_server, volumes, tmp_path):
-    with make_server(auto_train="false") as server:
-        for _ in range(5):
-            label_next(server, volumes)
-        assert server.run("train", "segmentation", QUICK)["status"] == "DONE"
-        image_id = next(iter(volumes.images)).removesuffix(".nii.gz")
-        image = nibabel.load(next(iter(volumes.images.values())))
-        models = server.client().info()["models"]
-        assert models["segmentation"]["labels"] == {name: i for i, name in enumerate(volumes.names, start=1)}
-        file, params = server.client().infer("segmentation", image_id, {"result_extension": ".nii.gz"})
-        result = nibabel.load(file)
-        assert result.shape == image.shape
-        np.testing.assert_allclose(result.affine, image.affine, atol=1e-4)
-        assert set(np.unique(result.dataobj)) <= set(range(len(volumes.names) + 1))
-        assert params["label_names"] == models["segmentation"]["labels"]
-        ohif = {
-            "result_extension": ".nrrd",
-            "result_dtype": "uint8",
-            "result_compress": False,
-            "restore_label_idx": False,
-        }
-        response = server.post(f"/infer/segmentation?image={image_id}&output=image", data={"params": json.dumps(ohif)})
-        assert response.status_code == 200
-        header = response.content[:1000].decode(errors="replace")
-        assert header.startswith("NRRD")
-        assert f"sizes: {' '.join(map(str, image.shape))}" in header
-        assert "unsigned char" in header or "uint8" in header
-
-
-def test_the_server_trains_scores_and_opens_the_next_round_by_itself(make_server, volumes, studies):
-    with make_server(batch_size="5") as server:
-        for _ in range(5):
-            label_next(server, volumes)
-        records = store(studies)
-        wait_for(records.serving_version, JOB_SECONDS * 2, lambda: server.text()[-3000:])
-        sample = label_next(server, volumes)
-        assert sample["reason"] == "scored"
-        assert requests.get(f"{server.url}/info/", timeout=60).json()["train_stats"]["segmentation"]["labelled"] == 5
+def check_inference(server: Server, volumes) -> None:
+    """The result has the image's own geometry, in the formats that Slicer and OHIF ask for."""
+    image_id = next(iter(volumes.images)).removesuffix(".nii.gz")
+    image = nibabel.load(next(iter(volumes.images.values())))
+    models = server.client().info()["models"]
+    assert models["segmentation"]["labels"] == {name: i for i, name in enumerate(volumes.names, start=1)}
+    file, params = server.client().infer("segmentation", image_id, {"result_extension": ".nii.gz"})
+    result = nibabel.load(file)
+    assert result.shape == image.shape
+    np.testing.assert_allclose(result.affine, image.affine, atol=1e-4)
+    assert set(np.unique(result.dataobj)) <= set(range(len(volumes.names) + 1))
+    assert params["label_names"] == models["segmentation"]["labels"]
+    ohif = {
+        "result_extension": ".nrrd",
+        "result_dtype": "uint8",
+        "result_compress": False,
+        "restore_label_idx": False,
+    }
+    response = server.post(f"/infer/segmentation?image={image_id}&output=image", data={"params": json.dumps(ohif)})
+    assert response.status_code == 200
+    header = response.content[:1000].decode(errors="replace")
+    assert header.startswith("NRRD")
+    assert f"sizes: {' '.join(map(str, image.shape))}" in header
+    assert "unsigned char" in header or "uint8" in header
 
 
 def test_killed_in_training_and_in_scoring_it_goes_on_and_loses_nothing(make_server, volumes, studies):
@@ -161,6 +147,7 @@ def test_killed_in_training_and_in_scoring_it_goes_on_and_loses_nothing(make_ser
     assert records.labelled_count() == 5
     assert server.get("/datastore/").json()["completed"] == 5
     assert label_next(server, volumes)["reason"] == "scored"
+    assert server.client().info()["train_stats"]["segmentation"]["labelled"] == 5
 
 
 def test_labels_saved_while_a_job_runs_keep_their_tag_and_info(make_server, volumes, studies):
@@ -206,15 +193,14 @@ def test_requests_without_client_id_share_one_name_per_address_and_unknown_strat
     ("conf", "line"),
     [
         (["nonsense", "1"], "error: unknown option 'nonsense'; known are strategy, batch_size"),
-        (["batch_size", "many"], "error: option batch_size must be a whole number, got 'many'"),
-        (["strategy", "best"], "error: strategy must be one of"),
         (["preset", "huge"], "error: option preset must be one of paper, small, pcdal; got 'huge'"),
-        (["labels", "a,a"], "error: option labels must be different names"),
     ],
 )
 def test_a_wrong_option_stops_the_start_with_one_clear_line(tmp_path, conf, line):
     server = Server(tmp_path, tmp_path, **{conf[0]: conf[1]})
-    result = subprocess.run(server.command(), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(
+        server.command(), cwd=ROOT, env=server.environment(), capture_output=True, text=True, timeout=120, check=False
+    )
     assert result.returncode != 0
     assert line in result.stderr
     assert "Traceback" not in result.stderr + result.stdout
