@@ -229,6 +229,7 @@ def simulate(
         )
         write_json(results, rows)
         progress()
+    app.store.close()
     return rows
 
 
