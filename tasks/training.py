@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 MINIMUM_LABELS = 2
 MINIMUM_FOR_VALIDATION = 5
 VALIDATION_SHARE = 0.2
+_WORK = "work"
 
 
 class TrainingError(ValueError):
@@ -129,12 +131,14 @@ class VolumeTrainTask(BasicTrainTask):
             raise TrainingError(str(error)) from error
         self._items = self._validated(datastore)
         Path(self._model_dir).mkdir(parents=True, exist_ok=True)
+        # Cached images of a training that was killed.
+        shutil.rmtree(Path(self._model_dir) / _WORK, ignore_errors=True)
         states = []
         for self._member in range(members):
             options = {
                 **request,
                 **preset.as_dict(),
-                "name": "work",
+                "name": _WORK,
                 "member": self._member,
                 "members": members,
                 "seed": seed,

@@ -10,7 +10,7 @@ import pytest
 
 from strategies.store import Store
 from tests.e2e.orthanc import Orthanc, mr_series
-from tests.server import ROOT, Server
+from tests.server import Server
 from tests.tiny import QUICK
 
 pytestmark = pytest.mark.e2e
@@ -69,10 +69,3 @@ def test_the_viewer_is_served_by_the_same_address(server):
     page = server.get("/ohif/")
     assert page.status_code == 200
     assert "OHIF" in page.text
-
-
-def test_the_readme_starts_it_like_this():
-    assert (
-        "monailabel start_server --app apps/volume_segmentation --studies http://127.0.0.1:8042/dicom-web"
-        in (ROOT / "README.md").read_text()
-    )

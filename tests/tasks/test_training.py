@@ -72,6 +72,13 @@ def test_below_five_labels_there_is_no_validation_and_the_statistics_say_so(regi
     assert stats["best_metric"] == 0.0
 
 
+def test_what_a_killed_training_left_behind_is_removed(registry, datastore):
+    left = registry.folder / SINGLE / "work" / "cache_20260101_000000"
+    left.mkdir(parents=True)
+    trainer(registry)(dict(QUICK), datastore)
+    assert not left.exists()
+
+
 def test_the_same_seed_gives_the_same_weights(registry, datastore):
     versions = [trainer(registry)({**QUICK, "seed": seed}, datastore)["model_version"] for seed in (1, 1, 2)]
     assert versions[0] == versions[1] != versions[2]
@@ -175,6 +182,17 @@ def test_schedules_and_optimisers_run(registry, datastore, change):
     task = trainer(registry)
     stats = task({**QUICK, "spacing": 1.5, "augmentation": True, **change}, datastore)
     assert stats["epoch"] == 2
+
+
+@pytest.mark.parametrize("name", ["paper", "pcdal"])
+def test_the_papers_presets_run_with_small_patches(registry, datastore, name):
+    task = VolumeTrainTask(SINGLE, "test", registry, PRESETS[name], ("tumor",))
+    options = {"patch_size": "16x16x16", "roi_size": "16x16x16", "first_features": 8, "levels": 3, "max_epochs": 2}
+    stats = task(options, datastore)
+    assert (stats["epoch"], stats["total_epochs"]) == (2, 2)
+    architecture = registry.load(SINGLE).architecture
+    assert (architecture.norm, architecture.activation) == ("group", "relu")
+    assert registry.load(SINGLE).preprocessing["spacing"] == 1.0
 
 
 def test_a_trainer_can_be_sent_to_the_processes_of_several_gpus(registry, datastore):
