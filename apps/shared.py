@@ -55,7 +55,7 @@ class Options:
         labels: foreground label names, comma separated, value 1 first.
         channels: channel names, comma separated, the file in the studies root first; empty for single files.
         store: SQLite file or SQLAlchemy URL; empty is a file beside the models.
-        auto_train: train, score and open the next round in the background.
+        auto_train: start trainings in the background; scoring follows every training, whoever started it.
     """
 
     strategy: str = ""
@@ -168,7 +168,7 @@ class ActiveLearningApp:
             self.rounds,
             self.registry,
             self.options.train_after or self.options.batch_size,
-            self.loop_trainers(),
+            self.loop_trainers() if self.options.auto_train else (),
             self.run_job,
         )
         if JOB_PROCESS not in os.environ:
@@ -257,8 +257,7 @@ class ActiveLearningApp:
 
         server.router.routes.insert(0, _router.routes[0])
         super().on_init_complete()  # type: ignore[misc]
-        if self.options.auto_train:
-            self.loop.start()
+        self.loop.start()
 
     def run_job(self, kind: str, name: str) -> bool:
         """Run a job as MONAI Label does, in a process of its own; wait for its end. True if it succeeded."""

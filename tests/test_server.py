@@ -78,7 +78,7 @@ def test_the_whole_loop_by_the_viewers_buttons(make_server, volumes, studies):
         assert stats["epoch"] == stats["total_epochs"] == 2
         assert set(stats["dice"]) == set(volumes.names)
 
-        job = server.run("scoring", "records")
+        job = server.finished("scoring")  # follows by itself
         assert job["status"] == "DONE", server.text()[-3000:]
         assert any("scored 12 of 12" in line and "images/s" in line for line in job["details"])
 
