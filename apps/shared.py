@@ -106,6 +106,10 @@ class Options:
         return options
 
 
+def _is_remote(studies: str) -> bool:
+    return studies.startswith(("http://", "https://"))
+
+
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError(text)
@@ -149,10 +153,9 @@ class ActiveLearningApp:
         try:
             self.options = Options.parse(conf or {}, labels=self.default_labels)
             self.query_strategies = self._offered()
-            remote = studies.startswith(("http://", "https://"))
             self.folder = (
                 Path(app_dir) / "model" / f"{zlib.crc32(studies.encode()):08x}"
-                if remote
+                if _is_remote(studies)
                 else Path(studies) / "active_learning"
             )
             self.store = Store(self.options.store or self.folder / "store.sqlite")
@@ -183,7 +186,7 @@ class ActiveLearningApp:
 
     def init_datastore(self) -> Datastore:
         """A guarded folder for local studies, MONAI Label's own datastore for servers."""
-        if self.studies.startswith(("http://", "https://")):
+        if _is_remote(self.studies):
             return super().init_datastore()  # type: ignore[misc]
         job = JOB_PROCESS in os.environ
         return StudiesFolder(

@@ -33,8 +33,7 @@ from tasks.networks import UNet3d
 from tasks.phantoms import write_phantoms
 from tasks.presets import PRESETS
 from tasks.scoring import ScoreRecords
-
-IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd")
+from tasks.volumes import IMAGE_ENDINGS
 
 
 class StockInfer(BasicInferTask):
@@ -87,9 +86,9 @@ def main(
         studies = Path(folder) / "studies"
         studies.mkdir()
         if images is None:
-            write_phantoms(studies, clusters=count, copies=1)
+            write_phantoms(studies, clusters=count + 1, copies=1)
         else:
-            for path in sorted(p for p in images.iterdir() if p.name.endswith(IMAGE_ENDINGS))[:count]:
+            for path in sorted(p for p in images.iterdir() if p.name.endswith(IMAGE_ENDINGS))[: count + 1]:
                 (studies / path.name).symlink_to(path.resolve())
         times = measure(studies, Path(folder), preset, passes, device)
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -110,7 +109,7 @@ def measure(studies: Path, folder: Path, preset: str, passes: int, device: str) 
     checkpoint = Checkpoint(
         network.architecture,
         [network.state_dict()],
-        {"spacing": settings.spacing, "roi_size": settings.roi_size, "overlap": settings.overlap},
+        settings.inference_settings,
         ("anterior", "posterior"),
     )
     store = Store(folder / "store.sqlite")
@@ -144,7 +143,7 @@ def measure(studies: Path, folder: Path, preset: str, passes: int, device: str) 
 
     images = sorted(datastore.list_images())
     store.sync_images(dict.fromkeys(images, False))
-    for number, image_id in enumerate(track([images[-1], *images], description="measuring")):
+    for number, image_id in enumerate(track(images, description="measuring")):
         image = transform({"image": datastore.get_image_uri(image_id)})["image"].as_tensor()
         network.eval()
         works = (
@@ -153,7 +152,7 @@ def measure(studies: Path, folder: Path, preset: str, passes: int, device: str) 
             partial(stock.run_scoring, image_id, passes, number, datastore),
         )
         spent = [seconds(work, device) for work in works]
-        if number > 0:  # the first is a warm-up
+        if number > 0:  # the first is a warm-up only: its record is there afterwards
             for values, value in zip(times.values(), spent, strict=True):
                 values.append(value)
     return times

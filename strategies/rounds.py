@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from strategies.catalogue import Pool, QueryStrategy
-from strategies.store import Event, Image, Lease, Record, Round, RoundImage, Scoring, Store, embedding_of, now
+from strategies.store import Event, Image, Lease, Record, Round, RoundImage, Store, embedding_of, now, serving_version
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class Rounds:
         return kept
 
     def _next_place(self, session: orm.Session, strategy: QueryStrategy) -> RoundImage | None:
-        version = session.scalar(sa.select(Scoring.model_version).order_by(Scoring.id.desc()).limit(1)) or ""
+        version = serving_version(session)
         session.execute(
             sa.update(Round)
             .where(Round.strategy == strategy.name, Round.closed_at.is_(None), Round.model_version != version)

@@ -309,7 +309,12 @@ class Store:
     def serving_version(self) -> str:
         """The model version whose records order the rounds; empty before the first completed scoring."""
         with self.reading() as session:
-            return session.scalar(sa.select(Scoring.model_version).order_by(Scoring.id.desc()).limit(1)) or ""
+            return serving_version(session)
+
+
+def serving_version(session: orm.Session) -> str:
+    """The same within a transaction that is already open."""
+    return session.scalar(sa.select(Scoring.model_version).order_by(Scoring.id.desc()).limit(1)) or ""
 
 
 def embedding_of(record: Record) -> np.ndarray | None:

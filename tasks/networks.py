@@ -35,7 +35,7 @@ class Architecture:
     @property
     def divisor(self) -> int:
         """Every side of an input must be a multiple of this, in voxels."""
-        return int(2 ** (self.levels - 1))
+        return 1 << max(self.levels - 1, 0)
 
     def as_dict(self) -> dict[str, int | float | str]:
         """Plain values for a checkpoint; ``Architecture(**values)`` restores them."""

@@ -69,6 +69,16 @@ class Preset:
             in_channels, out_channels, self.levels, self.first_features, self.norm, self.activation, self.dropout
         )
 
+    @property
+    def divisor(self) -> int:
+        """Every side of a patch or window must be a multiple of this, in voxels."""
+        return self.architecture(1, 1).divisor
+
+    @property
+    def inference_settings(self) -> dict[str, Any]:
+        """What a checkpoint keeps to use its model as it was trained: spacing, window and overlap."""
+        return {"spacing": self.spacing, "roi_size": self.roi_size, "overlap": self.overlap}
+
     def with_options(self, options: dict[str, Any]) -> Preset:
         """These hyper-parameters with those of a request, which viewers send as text or numbers.
 
@@ -97,9 +107,8 @@ class Preset:
     def _check(self) -> None:
         for name in ("patch_size", "roi_size"):
             size = voxels(getattr(self, name), name)
-            divisor = 2 ** (self.levels - 1)
-            if any(side % divisor for side in size):
-                raise ValueError(f"{name} must be multiples of {divisor} with {self.levels} levels, got {size}")
+            if any(side % self.divisor for side in size):
+                raise ValueError(f"{name} must be multiples of {self.divisor} with {self.levels} levels, got {size}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")

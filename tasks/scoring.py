@@ -64,13 +64,14 @@ class ScoreRecords(ScoringMethod):
         scorer, transform, labels = self._prepare(device)
         known = self.store.fingerprints(version)
         images = sorted(datastore.list_images())
-        prints = {image_id: fingerprint(datastore.get_image_uri(image_id), self.channels) for image_id in images}
+        files = {image_id: datastore.get_image_uri(image_id) for image_id in images}
+        prints = {image_id: fingerprint(file, self.channels) for image_id, file in files.items()}
         due = [image_id for image_id in images if known.get(image_id) != prints[image_id]]
         logger.info("scoring %d of %d images with model %s", len(due), len(images), version)
         start, failed = time.monotonic(), 0
         for done, image_id in enumerate(due, start=1):
             try:
-                image = transform({"image": datastore.get_image_uri(image_id)})["image"].as_tensor()
+                image = transform({"image": files[image_id]})["image"].as_tensor()
                 result = scorer(image_id, image)
             except torch.OutOfMemoryError:
                 raise  # says something about this machine, not about the image

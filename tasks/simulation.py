@@ -25,6 +25,7 @@ import torch
 import typer
 from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance, clear_cache
+from monailabel.utils.others.generic import name_to_device
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -33,7 +34,7 @@ from tasks import learning_curves, protocols
 from tasks.evaluation import segmentation_metrics
 from tasks.loop import RECORDS
 from tasks.models import SINGLE
-from tasks.volumes import read_label, write_json
+from tasks.volumes import IMAGE_ENDINGS, read_label, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def read_pool(folder: Path, seed: int = 0) -> Pool:
         pool, test = content["pool"], content["test"]
     else:
         images, labels = folder, folder / "oracle"
-        names = sorted(path.name for path in images.iterdir() if path.name.endswith((".nii.gz", ".nii", ".nrrd")))
+        names = sorted(path.name for path in images.iterdir() if path.name.endswith(IMAGE_ENDINGS))
         order = np.random.default_rng(seed).permutation(names)
         cut = len(names) // 4
         pool, test = sorted(map(str, order[cut:])), sorted(map(str, order[:cut]))
@@ -288,9 +289,9 @@ def _evaluate(app: Any, pool: Pool, labels: Sequence[str]) -> dict[str, Any]:
     """Dice and HD95 of the current model on the test images."""
     dice, hd95 = [], []
     for name, path in sorted(pool.test.items()):
-        data = app._infers[SINGLE]({"image": str(path), "device": _device(), "skip_writer": True, "logging": "ERROR"})[
-            1
-        ]
+        data = app._infers[SINGLE](
+            {"image": str(path), "device": name_to_device("cuda"), "skip_writer": True, "logging": "ERROR"}
+        )[1]
         label = read_label(pool.labels[name], len(labels) + 1)
         spacing = label.pixdim.tolist()
         result = segmentation_metrics(data["pred"].as_tensor(), label[0].as_tensor(), len(labels) + 1, spacing)
@@ -303,10 +304,6 @@ def _evaluate(app: Any, pool: Pool, labels: Sequence[str]) -> dict[str, Any]:
         **{f"hd95_{label}": round(float(value), 3) for label, value in zip(labels, distances, strict=True)},
         "dice_per_image": [round(float(value), 5) for value in np.nanmean(dice, axis=1)],
     }
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _worker(

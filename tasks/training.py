@@ -152,7 +152,7 @@ class VolumeTrainTask(BasicTrainTask):
         checkpoint = Checkpoint(
             architecture=preset.architecture(self._in_channels, len(self.label_names) + 1),
             members=states,
-            preprocessing={"spacing": preset.spacing, "roi_size": preset.roi_size, "overlap": preset.overlap},
+            preprocessing=preset.inference_settings,
             labels=self.label_names,
         )
         stats = self.stats()
@@ -305,7 +305,7 @@ class VolumeTrainTask(BasicTrainTask):
         """Sliding windows over whole images."""
         preset: Preset = context.request["preset"]
         roi = voxels(preset.roi_size, "roi_size")
-        return VolumeInferer(roi, preset.overlap, 2 ** (preset.levels - 1))
+        return VolumeInferer(roi, preset.overlap, preset.divisor)
 
     def val_key_metric(self, context: Context) -> dict[str, MeanDice]:
         """Mean foreground Dice."""

@@ -15,6 +15,9 @@ from monai.transforms import Compose, LoadImage, NormalizeIntensityd, Orientatio
 
 logger = logging.getLogger(__name__)
 
+IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd")
+"""Endings of the volumes we read."""
+
 
 class ImageError(ValueError):
     """An image or label that cannot be used; the message names the file."""

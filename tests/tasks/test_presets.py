@@ -66,6 +66,7 @@ def test_presets_are_valid_themselves(preset):
         ("overlap", 1.0),
         ("learning_rate", -1),
         ("levels", 1),
+        ("levels", 0),
         ("dropout", 1),
     ],
 )
