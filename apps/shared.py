@@ -27,9 +27,11 @@ from strategies.next_sample import ANONYMOUS, NextSample
 from strategies.rounds import Rounds
 from strategies.store import Store
 from tasks.datastore import StudiesFolder
+from tasks.files import reason
+from tasks.groups import DUPLICATES_TABLE, Grouping, read_grouping
+from tasks.hyperparameters import default_preset
 from tasks.loop import TRAIN, ActiveLearningLoop
 from tasks.models import ModelRegistry
-from tasks.volumes import reason
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class Options:
         preset: hyper-parameters; empty is the best for this machine.
         labels: foreground label names, comma separated, value 1 first.
         channels: channel names, comma separated, the file in the studies root first; empty for single files.
+        group_by: column of ``labels.csv`` or regular expression on image ids; training validates on whole groups.
         store: SQLite file or SQLAlchemy URL; empty is a file beside the models.
         auto_train: start trainings in the background; scoring follows every training, whoever started it.
     """
@@ -66,6 +69,7 @@ class Options:
     preset: str = ""
     labels: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
+    group_by: str = ""
     store: str = ""
     auto_train: bool = True
 
@@ -133,9 +137,13 @@ class ActiveLearningApp:
 
     MONAI Label takes the first class with ``MONAILabelApp`` among its direct bases, so this class must not be one.
 
-    An app gives :attr:`default_strategy`, :attr:`scores` and :attr:`default_labels`, and builds its tasks from
-    :attr:`options`, :attr:`store` and :attr:`registry` in MONAI Label's ``init_...`` methods.
+    An app gives :attr:`default_strategy`, :attr:`scores`, :attr:`default_labels`, :attr:`presets` and :attr:`models`,
+    and builds its tasks from :attr:`options`, :attr:`store`, :attr:`registry` and :attr:`grouping` in MONAI Label's
+    ``init_...`` methods.
     """
+
+    models: Callable[[Path, Store], ModelRegistry]
+    presets: Mapping[str, Any]
 
     default_strategy = "random"
     default_labels: tuple[str, ...] = ()
@@ -158,10 +166,14 @@ class ActiveLearningApp:
                 if _is_remote(studies)
                 else Path(studies) / "active_learning"
             )
+            self.grouping = self._grouping(studies)
+            self.preset = self.options.preset or default_preset()
+            if self.preset not in self.presets:
+                raise ConfigurationError(f"option preset must be one of {', '.join(self.presets)}; got {self.preset!r}")
             self.store = Store(self.options.store or self.folder / "store.sqlite")
         except ValueError as error:
             refuse(ConfigurationError(str(error)))
-        self.registry = ModelRegistry(self.folder / "models", self.store)
+        self.registry = type(self).models(self.folder / "models", self.store)
         self.rounds = Rounds(self.store, self.options.batch_size, self.options.lease_minutes, self.options.seed)
         super().__init__(app_dir=app_dir, studies=studies, conf=conf, labels=list(self.options.labels), **about)  # type: ignore[call-arg]
         # Our loop decides when to score; MONAI Label would at every request.
@@ -183,6 +195,13 @@ class ActiveLearningApp:
 
     def _offered(self) -> list[QueryStrategy]:
         return offered(self.options.strategy or self.default_strategy, self.scores, self.embeddings, self.pseudo_labels)
+
+    def _grouping(self, studies: str) -> Grouping:
+        if not _is_remote(studies):
+            return read_grouping(Path(studies), self.options.group_by, self.folder / DUPLICATES_TABLE)
+        if self.options.group_by:
+            raise ConfigurationError("option group_by needs a local studies folder")
+        return Grouping()
 
     def init_datastore(self) -> Datastore:
         """A guarded folder for local studies, MONAI Label's own datastore for servers."""

@@ -20,20 +20,21 @@ import typer
 from monai.transforms import Activationsd
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.basic_infer import BasicInferTask
-from monailabel.tasks.scoring.epistemic_v2 import EpistemicScoring
+from monailabel.tasks.segmentation.scoring.epistemic_v2 import EpistemicScoring
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from strategies.store import Store
 from tasks.datastore import StudiesFolder
-from tasks.inference import checkpoint_preprocessing, volume_inferer
-from tasks.models import SINGLE, Checkpoint, ModelRegistry
-from tasks.networks import UNet3d
+from tasks.models import Checkpoint
 from tasks.phantoms import write_phantoms
-from tasks.presets import PRESETS
-from tasks.scoring import ScoreRecords
-from tasks.volumes import IMAGE_ENDINGS
+from tasks.segmentation.inference import checkpoint_preprocessing, volume_inferer
+from tasks.segmentation.models import SINGLE, segmentation_models
+from tasks.segmentation.networks import UNet3d
+from tasks.segmentation.presets import PRESETS
+from tasks.segmentation.scoring import ScoreVolumes
+from tasks.segmentation.volumes import IMAGE_ENDINGS
 
 
 class StockInfer(BasicInferTask):
@@ -113,12 +114,12 @@ def measure(studies: Path, folder: Path, preset: str, passes: int, device: str) 
         ("anterior", "posterior"),
     )
     store = Store(folder / "store.sqlite")
-    registry = ModelRegistry(folder / "models", store)
+    registry = segmentation_models(folder / "models", store)
     registry.publish(SINGLE, checkpoint, 0, {})
     datastore = StudiesFolder(str(studies), extensions=[f"*{ending}" for ending in IMAGE_ENDINGS])
     transform, inferer = checkpoint_preprocessing(checkpoint, ()), volume_inferer(checkpoint)
     network.to(device)
-    ours = ScoreRecords(registry, store, passes=passes)
+    ours = ScoreVolumes(registry, store, passes=passes)
     stock = EpistemicScoring(StockInfer(checkpoint, network), simulation_size=passes)
     times: dict[str, list[float]] = {
         name: []

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from strategies.rounds import Rounds
 from strategies.store import Store
 from tasks.models import ModelRegistry
+from tasks.scoring import RECORDS
 from tasks.training import MINIMUM_LABELS
 
 logger = logging.getLogger(__name__)
 
 TRAIN = "train"
 SCORING = "scoring"
-RECORDS = "records"
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,53 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.utils.others.generic import name_to_device
 
 from strategies.store import ImageRecord, Store
-from tasks.inference import checkpoint_preprocessing, volume_inferer
-from tasks.models import BOOTSTRAP, SINGLE, ModelRegistry
-from tasks.records import Scorer
-from tasks.volumes import fingerprint, reason
+from tasks.files import fingerprint, reason
+from tasks.models import ModelRegistry
 
 logger = logging.getLogger(__name__)
+
+RECORDS = "records"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one pass learned about one image.
+
+    Attributes:
+        scores: acquisition name -> score.
+        class_entropies: class name -> entropy weighted with the class's probability, in nats.
+        embedding: ``(d,)`` float32.
+    """
+
+    scores: dict[str, float]
+    class_entropies: dict[str, float]
+    embedding: np.ndarray
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Models and transforms of a scoring pass.
+
+    Attributes:
+        read: image file -> preprocessed image.
+        score: image id and preprocessed image -> scores.
+    """
+
+    read: Callable[[str], torch.Tensor]
+    score: Callable[[str, torch.Tensor], Scores]
 
 
 class ScoreRecords(ScoringMethod):
@@ -29,20 +61,24 @@ class ScoreRecords(ScoringMethod):
     Args:
         registry: the current models.
         store: takes the records.
-        channels: channel names, empty for single files.
         passes: stochastic passes ``T``.
         seed: decides the dropout masks.
     """
 
-    def __init__(
-        self, registry: ModelRegistry, store: Store, channels: Sequence[str] = (), passes: int = 20, seed: int = 0
-    ) -> None:
+    def __init__(self, registry: ModelRegistry, store: Store, passes: int = 20, seed: int = 0) -> None:
         super().__init__("All acquisition scores and the embedding of every image, in one pass")
         self.registry = registry
         self.store = store
-        self.channels = list(channels)
         self.passes = passes
         self.seed = seed
+
+    @abstractmethod
+    def prepare(self, device: torch.device) -> Prepared:
+        """Load the current models."""
+
+    def files(self, image: str) -> list[Path]:
+        """All files of an image."""
+        return [Path(image)]
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Score the pool.
@@ -61,18 +97,17 @@ class ScoreRecords(ScoringMethod):
         if not version:
             raise ValueError("there is no trained model to score with yet: train one first")
         device = torch.device(name_to_device(request.get("device") or "cuda"))
-        scorer, transform, labels = self._prepare(device)
+        prepared = self.prepare(device)
         known = self.store.fingerprints(version)
         images = sorted(datastore.list_images())
         files = {image_id: datastore.get_image_uri(image_id) for image_id in images}
-        prints = {image_id: fingerprint(file, self.channels) for image_id, file in files.items()}
+        prints = {image_id: fingerprint(self.files(file)) for image_id, file in files.items()}
         due = [image_id for image_id in images if known.get(image_id) != prints[image_id]]
         logger.info("scoring %d of %d images with model %s", len(due), len(images), version)
         start, failed = time.monotonic(), 0
         for done, image_id in enumerate(due, start=1):
             try:
-                image = transform({"image": files[image_id]})["image"].as_tensor()
-                result = scorer(image_id, image)
+                result = prepared.score(image_id, prepared.read(files[image_id]))
             except torch.OutOfMemoryError:
                 raise  # says something about this machine, not about the image
             except (ValueError, RuntimeError, OSError) as error:
@@ -81,8 +116,8 @@ class ScoreRecords(ScoringMethod):
                 logger.error("%s cannot be scored: %s", image_id, why)
                 record = ImageRecord(image_id, version, prints[image_id], {}, {}, None, error=why)
             else:
-                entropies = {name: float(v) for name, v in zip(labels, result.class_entropies, strict=True)}
-                record = ImageRecord(image_id, version, prints[image_id], result.scores, entropies, result.embedding)
+                content = (result.scores, result.class_entropies, result.embedding)
+                record = ImageRecord(image_id, version, prints[image_id], *content)
             self.store.add_record(record)
             rate = done / (time.monotonic() - start)
             logger.info("scored %d of %d, %.2f images/s, %.0f s left", done, len(due), rate, (len(due) - done) / rate)
@@ -90,12 +125,3 @@ class ScoreRecords(ScoringMethod):
         summary = {"scored": len(due) - failed, "skipped": len(images) - len(due), "failed": failed}
         logger.info("scoring complete for model %s: %s", version, summary)
         return {"model_version": version, **summary}
-
-    def _prepare(self, device: torch.device) -> tuple[Scorer, Any, Sequence[str]]:
-        single = self.registry.load(SINGLE)
-        if single is None:
-            raise ValueError("the checkpoint of the current model is missing: train again")
-        committee = self.registry.load(BOOTSTRAP)
-        members = committee.networks(device) if committee and committee.architecture == single.architecture else []
-        scorer = Scorer(single.networks(device)[0], members, volume_inferer(single), self.passes, self.seed, device)
-        return scorer, checkpoint_preprocessing(single, self.channels), single.labels

@@ -30,11 +30,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from strategies.catalogue import CATALOGUE
-from tasks import learning_curves, protocols
+from tasks import learning_curves
 from tasks.evaluation import segmentation_metrics
-from tasks.loop import RECORDS
-from tasks.models import SINGLE
-from tasks.volumes import IMAGE_ENDINGS, read_label, write_json
+from tasks.files import write_json
+from tasks.scoring import RECORDS
+from tasks.segmentation import protocols
+from tasks.segmentation.models import SINGLE
+from tasks.segmentation.volumes import IMAGE_ENDINGS, read_label
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The trainers ``segmentation`` (one model) and ``segmentation_bootstrap`` (a committee)."""
+"""What all trainers share: members trained one after another, the best epoch kept, one checkpoint published."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import datetime as dt
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,16 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from monai.data import DataLoader, ThreadDataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.handlers import LrScheduleHandler, MeanDice, ValidationHandler, from_engine, stopping_fn_from_metric
-from monai.losses import DiceCELoss
-from monai.transforms import (
-    AsDiscreted,
-    Compose,
-    RandAffined,
-    RandCropByPosNegLabeld,
-    RandFlipd,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
-    SpatialPadd,
-)
+from monai.handlers import LrScheduleHandler, ValidationHandler
 from monai.utils import set_determinism
-from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 from monailabel.utils.others.generic import device_list
 
-from tasks.inferer import VolumeInferer
-from tasks.models import Checkpoint, ModelRegistry
-from tasks.networks import UNet3d
-from tasks.presets import Preset, voxels
-from tasks.volumes import ImageError, preprocessing, read_label, read_volume, write_json
+from tasks.files import reason, write_json
+from tasks.groups import Grouping, hold_out
+from tasks.hyperparameters import Hyperparameters, whole_number
+from tasks.models import Architecture, Checkpoint, ModelRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -45,36 +34,46 @@ MINIMUM_LABELS = 2
 MINIMUM_FOR_VALIDATION = 5
 VALIDATION_SHARE = 0.2
 _WORK = "work"
+_TRAIN_KEY = "hyperparameters"
 
 
 class TrainingError(ValueError):
     """Training cannot start; the message names the image or option."""
 
 
-class VolumeTrainTask(BasicTrainTask):
-    """Trains one model or a bootstrap committee on all final labels and publishes it when done.
+class MembersTrainTask(BasicTrainTask):
+    """Trains one model or the members of a committee on all final labels and publishes them as one checkpoint.
+
+    A kind of trainer says how images and labels are checked and transformed, what network and loss it trains, and
+    how a validation is judged.
 
     Args:
         name: name under which the model is published, also the trainer's name.
         description: one line for people.
         registry: where the result is published.
         preset: default hyper-parameters; requests may change each of them.
-        labels: foreground label names, value 1 first.
-        channels: channel names, empty for single files.
+        labels: names of the labels or classes, in the order of their values.
         seed: makes split, sampling and initial weights reproducible.
-        members: 1 for a single model; more for a committee, each on a sample with replacement.
+        members: 1 for a single model; more for a committee.
+        grouping: images that must be on the same side of the validation split.
     """
+
+    key_metric: str
+    """Name of the validation metric shown as ``best_metric``."""
+
+    same_start = False
+    """Whether all members start from the same random weights."""
 
     def __init__(
         self,
         name: str,
         description: str,
         registry: ModelRegistry,
-        preset: Preset,
+        preset: Hyperparameters,
         labels: Sequence[str],
-        channels: Sequence[str] = (),
         seed: int = 0,
         members: int = 1,
+        grouping: Grouping | None = None,
     ) -> None:
         folder = registry.folder / name
         super().__init__(
@@ -89,8 +88,9 @@ class VolumeTrainTask(BasicTrainTask):
         self.registry = registry
         self.preset = preset
         self.label_names = list(labels)
-        self.channels = list(channels)
         self.seed = seed
+        self.grouping = grouping or Grouping()
+        datasets = Hyperparameters.choices["dataset"]
         self._config = {
             "device": device_list(),
             "pretrained": False,
@@ -98,25 +98,23 @@ class VolumeTrainTask(BasicTrainTask):
             "gpus": "all",
             "seed": seed,
             **preset.as_dict(),
-            "dataset": _choices(preset.dataset),
+            "dataset": [preset.dataset, *(name for name in datasets if name != preset.dataset)],
             "val_batch_size": 1,
         }
-        if members > 1:
-            self._config["members"] = members
         self._default_members = members
         self._items: list[dict[str, Any]] = []
-        self._in_channels = 1
-        self._member = 0
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Validate the labelled images, train every member, publish the result.
+        """Check the labelled images, train every member, publish the result.
+
+        A member that fails is reported and left out; only if all fail does the training fail.
 
         Args:
             request: hyper-parameters that differ from the preset's; ``pretrained`` continues from the current model.
             datastore: gives the images with a final label.
 
         Returns:
-            Train stats, see :meth:`stats`.
+            Train stats, see :meth:`stats`; ``failed_members`` maps a member's number to the reason.
 
         Raises:
             TrainingError: too few labels, or an option out of range.
@@ -125,103 +123,160 @@ class VolumeTrainTask(BasicTrainTask):
         start = time.time()
         try:
             preset = self.preset.with_options(request)
-            members = _whole(request, "members", self._default_members, 1) if self._default_members > 1 else 1
-            seed = _whole(request, "seed", self.seed, 0)
+            members = self.member_count(request, preset)
+            seed = whole_number(request, "seed", self.seed, 0)
         except ValueError as error:
             raise TrainingError(str(error)) from error
-        self._items = self._validated(datastore)
+        self._items = self._labelled(datastore)
+        self.check_items(self._items)
         Path(self._model_dir).mkdir(parents=True, exist_ok=True)
         # Cached images of a training that was killed.
         shutil.rmtree(Path(self._model_dir) / _WORK, ignore_errors=True)
-        states = []
-        for self._member in range(members):
-            options = {
-                **request,
-                **preset.as_dict(),
-                "name": _WORK,
-                "member": self._member,
-                "members": members,
-                "seed": seed,
-                "preset": preset,
-                "dataloader": "ThreadDataLoader",
-                "total_items": len(self._items),
-            }
-            super().__call__(options, datastore)
-            states.append(torch.load(self._weights_path, map_location="cpu", weights_only=True))
-            self._weights_path.unlink()
+        common = {"name": _WORK, "members": members, "seed": seed, "dataloader": "ThreadDataLoader"}
+        states: list[dict[str, torch.Tensor]] = []
+        failed: dict[str, str] = {}
+        for member in range(members):
+            parameters = self.member_parameters(preset, member)
+            options = {**request, **parameters.as_dict(), **common, "member": member, _TRAIN_KEY: parameters}
+            try:
+                states.append(self._train_member({**options, "failed_members": dict(failed)}, datastore))
+            except TrainingError:
+                raise
+            except Exception as error:
+                if member + 1 == members and not states:
+                    raise
+                logger.exception("member %d of %d failed", member + 1, members)
+                failed[str(member + 1)] = reason(error)
         checkpoint = Checkpoint(
-            architecture=preset.architecture(self._in_channels, len(self.label_names) + 1),
+            architecture=self.architecture(preset),
             members=states,
-            preprocessing=preset.inference_settings,
+            preprocessing=self.inference_settings(preset),
             labels=self.label_names,
         )
         stats = self.stats()
         version = self.registry.publish(
             self.name, checkpoint, len(self._items), {"best_metric": stats.get("best_metric")}
         )
-        stats |= {"model_version": version, "total_time": str(dt.timedelta(seconds=int(time.time() - start)))}
+        elapsed = str(dt.timedelta(seconds=int(time.time() - start)))
+        stats |= {"model_version": version, "total_time": elapsed, "failed_members": failed}
         write_json(Path(self._stats_path), stats)
         return stats
+
+    def _train_member(self, options: dict[str, Any], datastore: Datastore) -> dict[str, torch.Tensor]:
+        super().__call__(options, datastore)
+        state: dict[str, torch.Tensor] = torch.load(self._weights_path, map_location="cpu", weights_only=True)
+        self._weights_path.unlink()
+        if not all(value.isfinite().all() for value in state.values() if value.is_floating_point()):
+            raise RuntimeError("the weights are not finite: the training diverged, try a smaller learning rate")
+        return state
+
+    def _labelled(self, datastore: Datastore) -> list[dict[str, Any]]:
+        final = DefaultLabelTag.FINAL
+        items = []
+        for image_id in sorted(datastore.get_labeled_images()):
+            label_id = datastore.get_label_by_image_id(image_id, final)
+            label = datastore.get_label_uri(label_id, final)
+            items.append({"id": image_id, "image": datastore.get_image_uri(image_id), "label": label})
+        if len(items) < MINIMUM_LABELS:
+            raise TrainingError(f"training needs at least {MINIMUM_LABELS} labelled images, there are {len(items)}")
+        for item, group in zip(items, self.grouping([item["id"] for item in items]), strict=True):
+            item["group"] = int(group)
+        return items
+
+    @abstractmethod
+    def check_items(self, items: list[dict[str, Any]]) -> None:
+        """Read every labelled image once before training.
+
+        Raises:
+            ImageError: an image or label that cannot be used.
+            TrainingError: together they cannot train anything.
+        """
+
+    @abstractmethod
+    def architecture(self, preset: Any) -> Architecture:
+        """The network that these hyper-parameters describe."""
+
+    @abstractmethod
+    def inference_settings(self, preset: Any) -> Mapping[str, Any]:
+        """What a checkpoint keeps to use its model as it was trained."""
+
+    @abstractmethod
+    def report(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """A validation's results for the train stats and the log."""
+
+    def member_count(self, request: Mapping[str, Any], preset: Any) -> int:
+        """Number of members to train."""
+        if self._default_members == 1:
+            return 1
+        return whole_number(request, "members", self._default_members, 1)
+
+    def member_parameters(self, preset: Any, member: int) -> Hyperparameters:
+        """Hyper-parameters of one member."""
+        parameters: Hyperparameters = preset
+        return parameters
+
+    def member_items(self, items: list[Any], request: Mapping[str, Any]) -> list[Any]:
+        """What one member is trained on, of the images not held out."""
+        return items
+
+    def judge(self, metrics: Mapping[str, Any]) -> tuple[float, ...]:
+        """How good a validation was; the largest wins, by default that of :attr:`key_metric`."""
+        return (float(np.nan_to_num(metrics[self.key_metric])),)
+
+    def classes(self, items: Sequence[Mapping[str, Any]]) -> list[int] | None:
+        """Class of each item where the validation split should hold all of them."""
+        return None
 
     @property
     def _weights_path(self) -> Path:
         return Path(self._model_dir) / "member.pt"
 
     def pre_process(self, request: dict[str, Any], datastore: Datastore) -> list[dict[str, Any]]:
-        """The validated images and labels (read once for all members)."""
+        """The checked images and labels (read once for all members)."""
         return self._items
 
-    def _validated(self, datastore: Datastore) -> list[dict[str, Any]]:
-        items = sorted(datastore.datalist(), key=lambda item: str(item["image"]))
-        if len(items) < MINIMUM_LABELS:
-            raise TrainingError(f"training needs at least {MINIMUM_LABELS} labelled images, there are {len(items)}")
-        shapes = []
-        for item in items:
-            image = read_volume(item["image"], self.channels)
-            read_label(item["label"], len(self.label_names) + 1, like=image.shape[1:])
-            shapes.append(image.shape[0])
-            if image.shape[0] != shapes[0]:
-                raise ImageError(f"{item['image']} has {image.shape[0]} channels, {items[0]['image']} has {shapes[0]}")
-        self._in_channels = shapes[0]
-        return items
-
     def partition_datalist(self, context: Context, shuffle: bool = False) -> tuple[list[Any], list[Any]]:
-        """20 % of the images for validation by the seed; committee members then draw with replacement."""
+        """20 % of the images for validation by the seed, groups kept together; the rest for the member."""
         items = list(context.datalist)
-        order = np.random.default_rng(context.request["seed"]).permutation(len(items))
-        held_out = round(VALIDATION_SHARE * len(items)) if len(items) >= MINIMUM_FOR_VALIDATION else 0
-        validation = [items[i] for i in order[:held_out]]
-        training = [items[i] for i in sorted(order[held_out:])]
-        if context.request["members"] > 1:
-            rng = np.random.default_rng([context.request["seed"], context.request["member"]])
-            training = [training[i] for i in rng.integers(0, len(training), len(training))]
-        return training, validation
+        held: set[int] = set()
+        if len(items) >= MINIMUM_FOR_VALIDATION:
+            rng = np.random.default_rng(context.request["seed"])
+            groups = [item["group"] for item in items]
+            held = set(hold_out(groups, VALIDATION_SHARE, rng, self.classes(items)))
+        training = [item for index, item in enumerate(items) if index not in held]
+        return self.member_items(training, context.request), [items[index] for index in sorted(held)]
 
-    def network(self, context: Context) -> UNet3d:
+    def network(self, context: Context) -> torch.nn.Module:
         """The network, with the current model's weights if the request says ``pretrained``."""
         request = context.request
-        set_determinism(request["seed"] * 1000 + request["member"])
-        network = UNet3d(request["preset"].architecture(self._in_channels, len(self.label_names) + 1))
+        member_seed = request["seed"] * 1000 + request["member"]
+        set_determinism(request["seed"] * 1000 if self.same_start else member_seed)
+        network = self.initial_network(parameters(context))
+        set_determinism(member_seed)
         if str(request.get("pretrained", False)).lower() == "true":
             current = self.registry.load(self.name)
             if current is None:
                 logger.warning("no model to continue from: starting from scratch")
-            elif current.architecture != network.architecture:
+            elif current.architecture != self.architecture(parameters(context)):
                 raise TrainingError("pretrained: the current model has another architecture; train from scratch")
             else:
                 network.load_state_dict(current.members[request["member"] % len(current.members)])
         return network
 
+    def initial_network(self, preset: Any) -> torch.nn.Module:
+        """The network as a training from scratch starts with it."""
+        return self.architecture(preset).build()
+
     def optimizer(self, context: Context) -> torch.optim.Optimizer:
         """SGD with Nesterov momentum or AdamW, with gradient clipping before every step."""
-        preset: Preset = context.request["preset"]
-        parameters = list(context.network.parameters())
+        preset = parameters(context)
+        weights = list(context.network.parameters())
         optimizer: torch.optim.Optimizer
         if preset.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(parameters, preset.learning_rate, weight_decay=preset.weight_decay)
+            optimizer = torch.optim.AdamW(weights, preset.learning_rate, weight_decay=preset.weight_decay)
         else:
             optimizer = torch.optim.SGD(
-                parameters,
+                weights,
                 preset.learning_rate,
                 momentum=preset.momentum,
                 nesterov=preset.momentum > 0,
@@ -230,18 +285,14 @@ class VolumeTrainTask(BasicTrainTask):
         if preset.gradient_clipping > 0:
 
             def clip(*_: Any) -> None:
-                torch.nn.utils.clip_grad_norm_(parameters, preset.gradient_clipping)
+                torch.nn.utils.clip_grad_norm_(weights, preset.gradient_clipping)
 
             optimizer.register_step_pre_hook(clip)
         return optimizer
 
-    def loss_function(self, context: Context) -> DiceCELoss:
-        """Dice + cross entropy, one to one."""
-        return DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
-
     def lr_scheduler_handler(self, context: Context) -> LrScheduleHandler:
-        """Cosine with restarts (every tenth of the training), cosine, or polynomial; stepped every iteration."""
-        preset: Preset = context.request["preset"]
+        """Cosine with restarts (every tenth of the training), cosine, polynomial, constant; stepped every iteration."""
+        preset = parameters(context)
         per_epoch = preset.iterations_per_epoch or -(-len(context.train_datalist) // preset.train_batch_size)
         total = max(1, per_epoch * preset.max_epochs)
         scheduler: torch.optim.lr_scheduler.LRScheduler
@@ -249,77 +300,20 @@ class VolumeTrainTask(BasicTrainTask):
             scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(context.optimizer, max(1, total // 10))
         elif preset.schedule == "cosine":
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(context.optimizer, total)
-        else:
+        elif preset.schedule == "polynomial":
             scheduler = torch.optim.lr_scheduler.PolynomialLR(context.optimizer, total, power=0.9)
+        else:
+            scheduler = torch.optim.lr_scheduler.ConstantLR(context.optimizer, factor=1.0)
         return LrScheduleHandler(scheduler, print_lr=False, epoch_level=False)
 
-    def train_pre_transforms(self, context: Context) -> Compose:
-        """Preprocessing, then foreground-aware patches and augmentation."""
-        preset: Preset = context.request["preset"]
-        patch = voxels(preset.patch_size, "patch_size")
-        keys = ["image", "label"]
-        steps: list[Any] = [*self._preprocessing(context).transforms, SpatialPadd(keys, patch)]
-        steps.append(
-            RandCropByPosNegLabeld(
-                keys,
-                "label",
-                patch,
-                pos=preset.foreground_ratio,
-                neg=1 - preset.foreground_ratio,
-                num_samples=preset.patches_per_image,
-            )
-        )
-        if preset.augmentation:
-            steps += [RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(3)]
-            steps += [
-                RandAffined(
-                    keys,
-                    prob=0.5,
-                    rotate_range=[np.pi / 12] * 3,
-                    scale_range=[0.15] * 3,
-                    mode=["bilinear", "nearest"],
-                    padding_mode="zeros",
-                ),
-                RandScaleIntensityd("image", factors=0.2, prob=0.5),
-                RandShiftIntensityd("image", offsets=0.2, prob=0.5),
-            ]
-        return Compose(steps)
-
-    def val_pre_transforms(self, context: Context) -> Compose:
-        """Preprocessing only: validation sees whole images."""
-        return self._preprocessing(context)
-
-    def _preprocessing(self, context: Context) -> Compose:
-        spacing = context.request["preset"].spacing
-        return preprocessing(self.channels, len(self.label_names) + 1, self._in_channels, spacing, labels=True)
-
     def train_post_transforms(self, context: Context) -> None:
-        """None: training patches are not evaluated."""
-
-    def val_post_transforms(self, context: Context) -> Compose:
-        """Predictions and labels as one-hot maps."""
-        classes = len(self.label_names) + 1
-        return Compose([AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=[classes, classes])])
-
-    def val_inferer(self, context: Context) -> VolumeInferer:
-        """Sliding windows over whole images."""
-        preset: Preset = context.request["preset"]
-        roi = voxels(preset.roi_size, "roi_size")
-        return VolumeInferer(roi, preset.overlap, preset.divisor)
-
-    def val_key_metric(self, context: Context) -> dict[str, MeanDice]:
-        """Mean foreground Dice."""
-        return {self.VAL_METRIC_MEAN_DICE: _dice("mean")}
-
-    def val_additional_metrics(self, context: Context) -> dict[str, MeanDice]:
-        """Dice per label."""
-        return {"dice_per_label": _dice("mean_batch")}
+        """None: what is trained on is not evaluated."""
 
     def _dataloader(
         self, context: Context, dataset: Any, batch_size: int, num_workers: int, shuffle: bool = False
     ) -> DataLoader:
         request = context.request
-        preset: Preset = request["preset"]
+        preset = parameters(context)
         generator = torch.Generator().manual_seed(request["seed"] * 1000 + request["member"])
         sampler: torch.utils.data.Sampler[int] | None = None
         if shuffle and preset.iterations_per_epoch > 0:
@@ -335,7 +329,7 @@ class VolumeTrainTask(BasicTrainTask):
         """Learning rate and validation."""
         handlers: list[Any] = [self.lr_scheduler_handler(context)]
         if context.evaluator:
-            interval = min(context.request["preset"].val_interval, context.max_epochs)
+            interval = min(parameters(context).val_interval, context.max_epochs)
             handlers.append(ValidationHandler(interval, validator=context.evaluator, epoch_level=True))
         return handlers
 
@@ -370,59 +364,68 @@ class VolumeTrainTask(BasicTrainTask):
     def finalize(self, context: Context) -> None:
         """Attach progress, best weights and early stopping."""
         if context.local_rank == 0:
-            _Progress(context, self.label_names, Path(self._stats_path), self._weights_path).attach()
-        patience = context.request["preset"].early_stop_patience
+            Progress(self, context, Path(self._stats_path), self._weights_path).attach()
+        patience = parameters(context).early_stop_patience
         if patience > 0 and context.evaluator:
             stop = EarlyStopping(
                 patience=patience,
-                score_function=stopping_fn_from_metric(self.VAL_METRIC_MEAN_DICE),
+                score_function=lambda engine: self.judge(engine.state.metrics)[0],
                 trainer=context.trainer,
             )
             context.evaluator.add_event_handler(Events.EPOCH_COMPLETED, stop)
 
 
-class _Progress:
-    """Writes train stats after every epoch, and the best weights (the last ones without validation) at the end."""
+class Progress:
+    """Writes train stats after every epoch, and the best weights (the last ones without validation) at the end.
 
-    def __init__(self, context: Context, labels: Sequence[str], stats_path: Path, weights_path: Path) -> None:
+    Args:
+        task: judges and reports validations.
+        context: of the member's training.
+        stats_path: JSON file with the train stats.
+        weights_path: takes the member's weights.
+    """
+
+    def __init__(self, task: MembersTrainTask, context: Context, stats_path: Path, weights_path: Path) -> None:
+        self.task = task
         self.context = context
-        self.labels = labels
         self.stats_path = stats_path
         self.weights_path = weights_path
-        self.best_metric: float | None = None
+        self.best: tuple[float, ...] | None = None
         self.best_epoch = 0
         self.best_state: dict[str, torch.Tensor] | None = None
-        self.dice: dict[str, float] = {}
+        self.last: dict[str, Any] = {}
 
     def attach(self) -> None:
+        """Listen to trainer and evaluator."""
         # The trainer's own validation handler was attached before, so an epoch is reported with its validation.
         if self.context.evaluator:
-            self.context.evaluator.add_event_handler(Events.COMPLETED, self._validated)
+            self.context.evaluator.add_event_handler(Events.COMPLETED, self.validated)
         self.context.trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
-        self.context.trainer.add_event_handler(Events.COMPLETED, self._save)
+        self.context.trainer.add_event_handler(Events.COMPLETED, self.save)
 
-    def _validated(self, evaluator: Engine) -> None:
-        per_label = np.nan_to_num(np.asarray(torch.as_tensor(evaluator.state.metrics["dice_per_label"])).reshape(-1))
-        metric = float(np.nan_to_num(evaluator.state.metrics[BasicTrainTask.VAL_METRIC_MEAN_DICE]))
-        self.dice = {name: round(float(value), 4) for name, value in zip(self.labels, per_label, strict=True)}
-        if self.best_metric is None or metric > self.best_metric:
-            self.best_metric, self.best_epoch = metric, self.context.trainer.state.epoch
+    def validated(self, evaluator: Engine) -> None:
+        """A validation ended: keep the weights if they are the best so far."""
+        judged = self.task.judge(evaluator.state.metrics)
+        self.last = self.task.report(evaluator.state.metrics)
+        if self.best is None or judged > self.best:
+            self.best, self.best_epoch = judged, self.context.trainer.state.epoch
             self.best_state = _weights(self.context.network)
 
     def _epoch(self, trainer: Engine) -> None:
         stats = self._stats(trainer)
         write_json(self.stats_path, stats)
         logger.info(
-            "member %d of %d, epoch %d of %d: loss %.4f, Dice %s",
+            "member %d of %d, epoch %d of %d: loss %.4f, %s",
             self.context.request["member"] + 1,
             self.context.request["members"],
             trainer.state.epoch,
             trainer.state.max_epochs,
             stats["loss"],
-            self.dice or "not validated yet",
+            self.last or "not validated yet",
         )
 
-    def _save(self, trainer: Engine) -> None:
+    def save(self, trainer: Engine) -> None:
+        """The training ended: write the weights."""
         state = self.best_state if self.best_state is not None else _weights(self.context.network)
         torch.save(state, self.weights_path)
         write_json(self.stats_path, self._stats(trainer) | {"total_time": self._elapsed()})
@@ -432,46 +435,31 @@ class _Progress:
 
     def _stats(self, trainer: Engine) -> dict[str, Any]:
         request = self.context.request
-        total = trainer.state.max_epochs
-        share = f"{len(self.context.val_datalist)} of {request['total_items']} labelled images"
+        epochs = trainer.state.max_epochs
+        labelled = len(self.context.datalist)
+        share = f"{len(self.context.val_datalist)} of {labelled} labelled images"
         return {
-            "epoch": request["member"] * total + trainer.state.epoch,
-            "total_epochs": request["members"] * total,
+            "epoch": request["member"] * epochs + trainer.state.epoch,
+            "total_epochs": request["members"] * epochs,
             "start_ts": int(self.context.start_ts),
             "current_time": self._elapsed(),
             "loss": float(trainer.state.output["loss"]),
-            "best_metric": 0.0 if self.best_metric is None else round(self.best_metric, 4),
+            "best_metric": 0.0 if self.best is None else round(self.best[0], 4),
             "best_epoch": self.best_epoch,
-            "dice": self.dice,
-            "validation": share if self.context.evaluator else f"none: fewer than {MINIMUM_FOR_VALIDATION} labels",
-            "labelled": request["total_items"],
+            **self.last,
+            "validation": share if self.context.evaluator else "none: too few labels or groups to hold any out",
+            "labelled": labelled,
             "member": request["member"] + 1,
             "members": request["members"],
+            "failed_members": request["failed_members"],
         }
 
 
-def _whole(request: dict[str, Any], name: str, default: int, low: int) -> int:
-    value = request.get(name, default)
-    try:
-        number = int(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be a whole number, got {value!r}") from error
-    if number < low:
-        raise ValueError(f"{name} must be at least {low}, got {number}")
-    return number
-
-
-def _dice(reduction: str) -> MeanDice:
-    return MeanDice(include_background=False, reduction=reduction, output_transform=from_engine(["pred", "label"]))
+def parameters(context: Context) -> Any:
+    """The hyper-parameters of the member being trained."""
+    return context.request[_TRAIN_KEY]
 
 
 def _weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     module = network.module if isinstance(network, torch.nn.parallel.DistributedDataParallel) else network
     return {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
-
-
-def _choices(first: str) -> list[str]:
-    return [
-        first,
-        *(name for name in ("CacheDataset", "PersistentDataset", "SmartCacheDataset", "Dataset") if name != first),
-    ]

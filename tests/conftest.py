@@ -12,6 +12,7 @@ from strategies.store import Store
 from tasks.datastore import StudiesFolder
 from tasks.models import ModelRegistry
 from tasks.phantoms import write_phantoms
+from tasks.segmentation.models import segmentation_models
 from tests.tiny import label_image, write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,7 +74,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def registry(tmp_path, store) -> ModelRegistry:
-    return ModelRegistry(tmp_path / "models", store)
+    return segmentation_models(tmp_path / "models", store)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import requests
 
 from apps.shared import Options
 from strategies import catalogue
-from tasks.records import COMMITTEE_SCORES, SCORES
+from tasks.segmentation.records import COMMITTEE_SCORES, SCORES
 from tests.server import ROOT, free_port, wait_for
 
 TEXT = (ROOT / "README.md").read_text()

@@ -13,14 +13,14 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.train import TrainTask
 
-from apps.shared import ActiveLearningApp, ConfigurationError, refuse
-from tasks.inference import VolumeInferTask
-from tasks.loop import RECORDS
-from tasks.models import BOOTSTRAP, SINGLE
-from tasks.presets import PRESETS, default_preset
-from tasks.records import COMMITTEE_SCORES, SCORES
-from tasks.scoring import ScoreRecords
-from tasks.training import VolumeTrainTask
+from apps.shared import ActiveLearningApp
+from tasks.scoring import RECORDS
+from tasks.segmentation.inference import VolumeInferTask
+from tasks.segmentation.models import BOOTSTRAP, SINGLE, segmentation_models
+from tasks.segmentation.presets import PRESETS
+from tasks.segmentation.records import COMMITTEE_SCORES, SCORES
+from tasks.segmentation.scoring import ScoreVolumes
+from tasks.segmentation.training import VolumeTrainTask
 
 BOOTSTRAP_MEMBERS = 4
 
@@ -32,6 +32,8 @@ class VolumeSegmentation(ActiveLearningApp, MONAILabelApp):
     default_labels = ("tumor",)
     scores = SCORES + COMMITTEE_SCORES
     embeddings = True
+    presets = PRESETS
+    models = staticmethod(segmentation_models)
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         super().__init__(
@@ -45,14 +47,16 @@ class VolumeSegmentation(ActiveLearningApp, MONAILabelApp):
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """One model, and a committee on bootstrap samples."""
-        name = self.options.preset or default_preset()
-        if name not in PRESETS:
-            refuse(ConfigurationError(f"option preset must be one of {', '.join(PRESETS)}; got {name!r}"))
-        common = (self.registry, PRESETS[name], self.options.labels, self.options.channels, self.options.seed)
+        preset, options = PRESETS[self.preset], self.options
+        common = (self.registry, preset, options.labels, options.channels, options.seed)
         return {
-            SINGLE: VolumeTrainTask(SINGLE, f"3D U-Net, preset {name}", *common),
+            SINGLE: VolumeTrainTask(SINGLE, f"3D U-Net, preset {self.preset}", *common, grouping=self.grouping),
             BOOTSTRAP: VolumeTrainTask(
-                BOOTSTRAP, f"Committee of 3D U-Nets, preset {name}", *common, members=BOOTSTRAP_MEMBERS
+                BOOTSTRAP,
+                f"Committee of 3D U-Nets, preset {self.preset}",
+                *common,
+                members=BOOTSTRAP_MEMBERS,
+                grouping=self.grouping,
             ),
         }
 
@@ -66,7 +70,7 @@ class VolumeSegmentation(ActiveLearningApp, MONAILabelApp):
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """All scores in one pass."""
-        return {RECORDS: ScoreRecords(self.registry, self.store, self.options.channels, seed=self.options.seed)}
+        return {RECORDS: ScoreVolumes(self.registry, self.store, self.options.channels, seed=self.options.seed)}
 
     def loop_trainers(self) -> Sequence[str]:
         """The committee is trained only where the default strategy asks for it: it costs as much as four models."""

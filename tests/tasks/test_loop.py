@@ -8,7 +8,7 @@ from strategies.catalogue import CATALOGUE
 from strategies.rounds import Rounds
 from strategies.store import ImageRecord
 from tasks.loop import RECORDS, SCORING, TRAIN, ActiveLearningLoop
-from tasks.models import BOOTSTRAP, SINGLE
+from tasks.segmentation.models import BOOTSTRAP, SINGLE
 
 IMAGES = [f"image{i}" for i in range(8)]
 

@@ -5,8 +5,9 @@ import pickle
 import pytest
 import torch
 
-from tasks.models import BOOTSTRAP, SINGLE, Checkpoint, read_checkpoint
-from tasks.networks import Architecture, UNet3d
+from tasks.models import Checkpoint, read_checkpoint
+from tasks.segmentation.models import BOOTSTRAP, SINGLE
+from tasks.segmentation.networks import Architecture, UNet3d
 
 ARCHITECTURE = Architecture(1, 2, levels=2, first_features=4, norm="instance")
 SETTINGS = {"spacing": 0.0, "roi_size": "16x16x16", "overlap": 0.25}
@@ -78,4 +79,4 @@ def test_a_checkpoint_cannot_carry_code(tmp_path):
 
     torch.save({"architecture": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(pickle.UnpicklingError):
-        read_checkpoint(tmp_path / "evil.pt")
+        read_checkpoint(tmp_path / "evil.pt", Architecture)

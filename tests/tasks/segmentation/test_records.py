@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from strategies import acquisition
-from tasks.inferer import VolumeInferer
-from tasks.networks import Architecture, UNet3d
-from tasks.records import COMMITTEE_SCORES, SCORES, Scorer
+from tasks.segmentation.inferer import VolumeInferer
+from tasks.segmentation.networks import Architecture, UNet3d
+from tasks.segmentation.records import COMMITTEE_SCORES, SCORES, Scorer
 
 PASSES = 5
 SMALL = Architecture(in_channels=1, out_channels=3, levels=2, first_features=4, norm="instance", dropout=0.4)
@@ -30,7 +30,9 @@ def image() -> torch.Tensor:
 
 def scorer(roi=(12, 10, 8), members: int = 0, **options) -> Scorer:
     single, *committee = networks(1 + members)
-    return Scorer(single, committee, VolumeInferer(roi, 0.5, SMALL.divisor), passes=PASSES, **options)
+    return Scorer(
+        single, committee, VolumeInferer(roi, 0.5, SMALL.divisor), ["core", "oedema"], passes=PASSES, **options
+    )
 
 
 def test_in_one_window_every_score_is_that_of_the_acquisition_function_on_the_full_maps(image):
@@ -61,7 +63,9 @@ def test_in_one_window_every_score_is_that_of_the_acquisition_function_on_the_fu
     for name, value in expected.items():
         assert result.scores[name] == pytest.approx(float(value), rel=1e-4, abs=1e-7), name
     np.testing.assert_allclose(result.embedding, embedding[0].numpy(), atol=1e-5)
-    np.testing.assert_allclose(result.class_entropies, acquisition.class_entropies(sampled)[1:].numpy(), rtol=1e-4)
+    np.testing.assert_allclose(
+        list(result.class_entropies.values()), acquisition.class_entropies(sampled)[1:].numpy(), rtol=1e-4
+    )
 
 
 def test_without_a_committee_its_scores_are_left_out(image):
@@ -100,4 +104,4 @@ def test_a_model_that_gives_nan_is_an_error_that_names_the_image(image):
 
 def test_fewer_than_two_passes_are_refused():
     with pytest.raises(ValueError, match="passes"):
-        Scorer(networks(1)[0], [], VolumeInferer((8, 8, 8), 0, 2), passes=1)
+        Scorer(networks(1)[0], [], VolumeInferer((8, 8, 8), 0, 2), ["tumor"], passes=1)

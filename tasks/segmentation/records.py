@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from strategies import acquisition
-from tasks.inferer import VolumeInferer
-from tasks.networks import UNet3d
+from tasks.scoring import Scores
+from tasks.segmentation.inferer import VolumeInferer
+from tasks.segmentation.networks import UNet3d
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
 """Views of ``[B, C, X, Y, Z]`` in RAS: identity and flips in the axial plane; the slice axis is never flipped."""
@@ -35,21 +35,6 @@ SCORES = (
 COMMITTEE_SCORES = ("bootstrap_variance", "entropy_kl")
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What one pass learned about one image.
-
-    Attributes:
-        scores: acquisition name -> score.
-        class_entropies: ``(foreground classes,)`` entropies weighted with the class's probability, in nats.
-        embedding: ``(d,)`` float32, deepest encoder output averaged over space (and windows).
-    """
-
-    scores: dict[str, float]
-    class_entropies: np.ndarray
-    embedding: np.ndarray
-
-
 class Scorer:
     """Scores images with one model and, where there is one, a committee.
 
@@ -57,6 +42,7 @@ class Scorer:
         network: the single model, in evaluation mode on ``device``.
         committee: members of the bootstrap committee; empty leaves their scores out.
         inferer: sliding windows, the same as for inference.
+        labels: foreground label names, value 1 first.
         passes: stochastic passes ``T``.
         seed: with the image id, decides the dropout masks: a score does not depend on the order of scoring.
         device: where the networks are.
@@ -67,6 +53,7 @@ class Scorer:
         network: UNet3d,
         committee: Sequence[UNet3d],
         inferer: VolumeInferer,
+        labels: Sequence[str],
         passes: int = 20,
         seed: int = 0,
         device: torch.device | str = "cpu",
@@ -76,6 +63,7 @@ class Scorer:
         self.network = network
         self.committee = list(committee)
         self.inferer = inferer
+        self.labels = list(labels)
         self.passes = passes
         self.seed = seed
         self.device = torch.device(device)
@@ -121,9 +109,10 @@ class Scorer:
         values = {name: float(value) for name, value in scores.items()}
         if not np.isfinite(list(values.values())).all():
             raise ValueError(f"the model's output for {image_id} is not finite")
+        weighted = acquisition.weighted_entropies(mean, entropy)[1:]
         return Scores(
             scores=values,
-            class_entropies=acquisition.weighted_entropies(mean, entropy)[1:].cpu().numpy(),
+            class_entropies=dict(zip(self.labels, weighted.tolist(), strict=True)),
             embedding=torch.stack(embeddings).mean(0).cpu().numpy(),
         )
 

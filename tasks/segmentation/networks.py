@@ -41,6 +41,10 @@ class Architecture:
         """Plain values for a checkpoint; ``Architecture(**values)`` restores them."""
         return asdict(self)
 
+    def build(self) -> UNet3d:
+        """The network with random weights."""
+        return UNet3d(self)
+
 
 class UNet3d(nn.Module):
     """3D U-Net with max pooling, trilinear upsampling and one dropout layer before the last projection.

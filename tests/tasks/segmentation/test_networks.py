@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tasks.networks import Architecture, UNet3d
+from tasks.segmentation.networks import Architecture, UNet3d
 
 SMALL = Architecture(in_channels=2, out_channels=3, levels=3, first_features=8, norm="instance", activation="leakyrelu")
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.volumes import ImageError, fingerprint, preprocessing, read_label, read_volume, reason, window_size
+from tasks.files import ImageError, fingerprint, reason
+from tasks.segmentation.volumes import channel_files, preprocessing, read_label, read_volume, window_size
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 
@@ -87,11 +88,11 @@ def test_labels_are_checked(tmp_path, volume):
 
 def test_the_fingerprint_changes_with_any_channel(tmp_path, volume):
     image = save(tmp_path / "a.nii.gz", volume)
-    before = fingerprint(image, ["t1c", "t2"])
+    before = fingerprint(channel_files(image, ["t1c", "t2"]))
     save(tmp_path / "channels" / "t2" / "a.nii.gz", volume)
-    after = fingerprint(image, ["t1c", "t2"])
-    assert len({before, after, fingerprint(image, [])}) == 3
-    assert fingerprint(image, ["t1c", "t2"]) == after
+    after = fingerprint(channel_files(image, ["t1c", "t2"]))
+    assert len({before, after, fingerprint(channel_files(image, []))}) == 3
+    assert fingerprint(channel_files(image, ["t1c", "t2"])) == after
 
 
 def test_preprocessing_orients_resamples_and_normalises(tmp_path, volume):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.inferers import Inferer, sliding_window_inference
 
-from tasks.volumes import window_size
+from tasks.segmentation.volumes import window_size
 
 
 class VolumeInferer(Inferer):

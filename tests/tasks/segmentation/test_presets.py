@@ -2,7 +2,8 @@
 
 import pytest
 
-from tasks.presets import PRESETS, default_preset, voxels
+from tasks.hyperparameters import default_preset
+from tasks.segmentation.presets import PRESETS, voxels
 
 
 def test_paper_preset_is_kim_et_al():

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.models import BOOTSTRAP, SINGLE
-from tasks.presets import PRESETS
-from tasks.training import TrainingError, VolumeTrainTask, _Progress
-from tasks.volumes import ImageError
+from tasks.files import ImageError
+from tasks.segmentation.models import BOOTSTRAP, SINGLE
+from tasks.segmentation.presets import PRESETS
+from tasks.segmentation.training import VolumeTrainTask
+from tasks.training import Progress, TrainingError
 from tests.tiny import QUICK, label_image, write_volume
 
 
@@ -23,8 +24,9 @@ def trainer(registry, members: int = 1, labels=("tumor",), **options) -> VolumeT
 
 def split(task: VolumeTrainTask, count: int, seed: int = 0, member: int = 0, members: int = 1):
     request = {"seed": seed, "member": member, "members": members}
-    context = types.SimpleNamespace(datalist=list(range(count)), request=request)
-    return task.partition_datalist(context)
+    items = [{"id": number, "group": number} for number in range(count)]
+    context = types.SimpleNamespace(datalist=items, request=request)
+    return tuple([item["id"] for item in part] for part in task.partition_datalist(context))
 
 
 @pytest.mark.parametrize(("count", "held_out"), [(2, 0), (4, 0), (5, 1), (10, 2), (60, 12)])
@@ -68,7 +70,7 @@ def test_below_five_labels_there_is_no_validation_and_the_statistics_say_so(regi
     for number in range(2, 6):
         datastore.remove_label(f"image{number}", "final")
     stats = trainer(registry)(dict(QUICK), datastore)
-    assert stats["validation"] == "none: fewer than 5 labels"
+    assert stats["validation"] == "none: too few labels or groups to hold any out"
     assert stats["best_metric"] == 0.0
 
 
@@ -103,23 +105,30 @@ def test_training_goes_on_from_the_current_model_where_asked(registry, datastore
         task({**QUICK, "pretrained": True, "first_features": 8}, datastore)
 
 
-def test_the_best_weights_are_kept_not_the_last(tmp_path):
+def test_the_best_weights_are_kept_not_the_last(registry, tmp_path):
     def state(**values) -> types.SimpleNamespace:
         return types.SimpleNamespace(state=types.SimpleNamespace(**values))
 
     network = torch.nn.Linear(1, 1, bias=False)
     trainer = state(epoch=1, max_epochs=3, output={"loss": 0.5})
-    request = {"member": 0, "members": 1, "total_items": 5}
+    request = {"member": 0, "members": 1, "failed_members": {}}
     context = types.SimpleNamespace(
-        network=network, trainer=trainer, request=request, start_ts=0, val_datalist=[1], evaluator=object()
+        network=network,
+        trainer=trainer,
+        request=request,
+        start_ts=0,
+        datalist=[0],
+        val_datalist=[1],
+        evaluator=object(),
     )
-    progress = _Progress(context, ["tumor"], tmp_path / "stats.json", tmp_path / "best.pt")
+    task = VolumeTrainTask(SINGLE, "test", registry, PRESETS["small"], ("tumor",))
+    progress = Progress(task, context, tmp_path / "stats.json", tmp_path / "best.pt")
     for epoch, dice in ((1, 0.2), (2, 0.9), (3, 0.1)):
         trainer.state.epoch = epoch
         torch.nn.init.constant_(network.weight, epoch)
         key = VolumeTrainTask.VAL_METRIC_MEAN_DICE
-        progress._validated(state(metrics={key: dice, "dice_per_label": [dice]}))
-    progress._save(trainer)
+        progress.validated(state(metrics={key: dice, "dice_per_label": [dice]}))
+    progress.save(trainer)
     assert torch.load(tmp_path / "best.pt", weights_only=True)["weight"].item() == 2
     stats = json.loads((tmp_path / "stats.json").read_text())
     assert (stats["best_metric"], stats["best_epoch"], stats["dice"]) == (0.9, 2, {"tumor": 0.1})

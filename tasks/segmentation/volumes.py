@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,23 +12,12 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImage, NormalizeIntensityd, Orientationd, Spacingd, Transform
 
+from tasks.files import ImageError, reason
+
 logger = logging.getLogger(__name__)
 
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd")
 """Endings of the volumes we read."""
-
-
-class ImageError(ValueError):
-    """An image or label that cannot be used; the message names the file."""
-
-
-def reason(error: BaseException) -> str:
-    """What went wrong, in one line: the image error behind MONAI's "applying transform ..." where there is one."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ImageError):
-        cause = cause.__cause__
-    lines = str(cause or error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def channel_files(image: str | Path, channels: Sequence[str]) -> list[Path]:
@@ -40,29 +28,10 @@ def channel_files(image: str | Path, channels: Sequence[str]) -> list[Path]:
         channels: names of all channels; with fewer than two the image is a single file.
 
     Returns:
-        The image, then ``channels/<name>/<same file name>`` for the second channel on.
-
-    Raises:
-        ImageError: a file is missing.
+        The image, then ``channels/<name>/<same file name>`` for the second channel on, whether they exist or not.
     """
     first = Path(image)
-    files = [first, *(first.parent / "channels" / name / first.name for name in channels[1:])]
-    for file in files:
-        if not file.is_file():
-            raise ImageError(f"{file} is missing")
-    return files
-
-
-def fingerprint(image: str | Path, channels: Sequence[str]) -> str:
-    """Changes whenever a file of the image changes: size and modification time (ns) of each."""
-    parts = []
-    for file in [Path(image), *(Path(image).parent / "channels" / name / Path(image).name for name in channels[1:])]:
-        try:
-            status = file.stat()
-            parts.append(f"{status.st_size}:{status.st_mtime_ns}")
-        except OSError:
-            parts.append("missing")
-    return ",".join(parts)
+    return [first, *(first.parent / "channels" / name / first.name for name in channels[1:])]
 
 
 def read_volume(image: str | Path, channels: Sequence[str] = ()) -> MetaTensor:
@@ -199,10 +168,3 @@ def window_size(shape: Sequence[int], roi: Sequence[int], divisor: int) -> list[
         divisor: sides must be multiples of this.
     """
     return [min(largest, -(-side // divisor) * divisor) for side, largest in zip(shape, roi, strict=True)]
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file so that a reader sees the old or the new content, never a part."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2))
-    temporary.replace(path)

@@ -4,7 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from tasks import protocols
+from tasks.segmentation import protocols
 
 
 @pytest.fixture

@@ -1,0 +1,81 @@
+"""Files: what is wrong with one, whether it has changed, and writes that a kill cannot tear."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class ImageError(ValueError):
+    """An image or label that cannot be used; the message names the file."""
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line: the image error behind MONAI's "applying transform ..." where there is one."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ImageError):
+        cause = cause.__cause__
+    lines = str(cause or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """Changes whenever one of the files changes: size and modification time (ns) of each."""
+    parts = []
+    for file in files:
+        try:
+            status = file.stat()
+            parts.append(f"{status.st_size}:{status.st_mtime_ns}")
+        except OSError:
+            parts.append("missing")
+    return ",".join(parts)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file so that a reader sees the old or the new content, never a part."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2))
+    temporary.replace(path)
+
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+"""Endings of all images that any app reads."""
+
+
+def image_id(name: str | Path) -> str:
+    """Id of an image in the datastore: its file name without the ending."""
+    name = Path(name).name
+    ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)]
+
+
+def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file with a header line.
+
+    Raises:
+        ValueError: unreadable, or a column is missing; the message names the file.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            header = reader.fieldnames or []
+            missing = [name for name in columns if name not in header]
+            if missing:
+                raise ValueError(f"{path} has no column {missing[0]!r}; it has {', '.join(header) or 'none'}")
+            rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read: {reason(error)}") from error
+    return rows
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV file with a header line, so that a reader sees the old or the new content, never a part."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)

@@ -1,0 +1,1 @@
+"""Segmentation of volumes: networks, trainers, inferers and the scoring pass."""

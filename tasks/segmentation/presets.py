@@ -1,0 +1,143 @@
+"""Hyper-parameters of the volumetric app: the papers' presets and a small one for CPUs.
+
+Every field but the network's is shown in the viewers' training options under the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tasks.hyperparameters import Hyperparameters
+from tasks.segmentation.networks import Architecture
+
+
+@dataclass(frozen=True)
+class Preset(Hyperparameters):
+    """One set of hyper-parameters.
+
+    Attributes:
+        levels, first_features, norm, activation, dropout: see :class:`tasks.segmentation.networks.Architecture`.
+        patch_size: training patch, ``"XxYxZ"`` voxels.
+        patches_per_image: patches drawn from an image when it is visited.
+        foreground_ratio: share of the patches centred on a labelled voxel.
+        roi_size: largest window at inference, ``"XxYxZ"`` voxels.
+        overlap: share by which neighbouring windows overlap at inference, in [0, 1).
+        spacing: isotropic voxel size in mm that images are resampled to, 0 keeps their own.
+    """
+
+    levels: int = 5
+    first_features: int = 32
+    norm: str = "group"
+    activation: str = "relu"
+    dropout: float = 0.5
+    patch_size: str = "128x128x128"
+    patches_per_image: int = 2
+    foreground_ratio: float = 0.5
+    roi_size: str = "128x128x128"
+    overlap: float = 0.75
+    spacing: float = 1.0
+
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Hyperparameters.choices,
+        "norm": ("group", "instance"),
+        "activation": ("relu", "leakyrelu"),
+    }
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **Hyperparameters.ranges,
+        "levels": (2, 7),
+        "first_features": (1, 512),
+        "dropout": (0.0, 0.95),
+        "patches_per_image": (1, 64),
+        "foreground_ratio": (0.0, 1.0),
+        "overlap": (0.0, 0.95),
+        "spacing": (0.0, 20.0),
+    }
+
+    def architecture(self, in_channels: int, out_channels: int) -> Architecture:
+        """The network these hyper-parameters describe."""
+        return Architecture(
+            in_channels, out_channels, self.levels, self.first_features, self.norm, self.activation, self.dropout
+        )
+
+    @property
+    def divisor(self) -> int:
+        """Every side of a patch or window must be a multiple of this, in voxels."""
+        return self.architecture(1, 1).divisor
+
+    @property
+    def inference_settings(self) -> dict[str, Any]:
+        """What a checkpoint keeps to use its model as it was trained: spacing, window and overlap."""
+        return {"spacing": self.spacing, "roi_size": self.roi_size, "overlap": self.overlap}
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for a value out of range, naming its option."""
+        for name in ("patch_size", "roi_size"):
+            size = voxels(getattr(self, name), name)
+            if any(side % self.divisor for side in size):
+                raise ValueError(f"{name} must be multiples of {self.divisor} with {self.levels} levels, got {size}")
+        super().check()
+
+
+PRESETS: dict[str, Preset] = {
+    # Kim et al. 2024, table 1 and section "Neural Network Architecture".
+    "paper": Preset(
+        weight_decay=2e-5,
+        schedule="cosine_restarts",
+        max_epochs=500,
+        early_stop_patience=50,
+        dataset="PersistentDataset",
+    ),
+    # Nesterov momentum 0.99, polynomial decay, instance norm and clipping as in nnU-Net (Isensee et al. 2021).
+    "small": Preset(
+        levels=3,
+        first_features=16,
+        norm="instance",
+        activation="leakyrelu",
+        patch_size="32x48x32",
+        patches_per_image=1,
+        roi_size="64x64x48",
+        overlap=0.25,
+        spacing=0.0,
+        learning_rate=1e-2,
+        momentum=0.99,
+        weight_decay=3e-5,
+        schedule="polynomial",
+        gradient_clipping=12.0,
+        train_batch_size=2,
+        iterations_per_epoch=25,
+        max_epochs=12,
+        val_interval=4,
+        augmentation=False,
+    ),
+    # PCDAL 2023, section IV.B: 96^3 patches, batch 4, SGD 0.1, cosine annealing, Dice + cross entropy 1:1.
+    "pcdal": Preset(
+        patch_size="96x96x96",
+        patches_per_image=1,
+        roi_size="96x96x96",
+        overlap=0.5,
+        learning_rate=0.1,
+        weight_decay=2e-5,
+        schedule="cosine",
+        train_batch_size=4,
+        max_epochs=200,
+        early_stop_patience=50,
+        dataset="PersistentDataset",
+    ),
+}
+
+
+def voxels(text: str, name: str) -> tuple[int, int, int]:
+    """Three sides in voxels from ``"XxYxZ"``.
+
+    Raises:
+        ValueError: not three positive whole numbers, naming the option.
+    """
+    try:
+        sides = tuple(int(side) for side in text.lower().replace(",", "x").split("x"))
+    except ValueError:
+        sides = ()
+    if len(sides) != 3 or min(sides) < 1:
+        raise ValueError(f"{name} must be three whole numbers such as 96x96x64, got {text!r}")
+    return sides[0], sides[1], sides[2]
