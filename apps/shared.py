@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, HTTPException
 from monailabel.config import settings
-from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.strategy import Strategy
-from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes
 
+from apps import routes
+from apps.options import ConfigurationError, Options, refuse
 from strategies.catalogue import QueryStrategy, offered
-from strategies.next_sample import ANONYMOUS, NextSample
+from strategies.next_sample import NextSample
 from strategies.rounds import Rounds
-from strategies.store import Store
+from strategies.store import Model, Store
 from tasks.datastore import StudiesFolder
 from tasks.files import reason
 from tasks.groups import DUPLICATES_TABLE, Grouping, read_grouping
@@ -39,97 +37,12 @@ JOB_PROCESS = "ACTIVE_LEARNING_JOB"
 """Environment variable that the server sets for the training and scoring processes it starts."""
 
 
-class ConfigurationError(ValueError):
-    """A ``--conf`` option that is unknown or has a wrong value; the message names it."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """The ``--conf`` options of every app.
-
-    Attributes:
-        strategy: query strategy preselected in the viewers; empty is the app's default.
-        batch_size: images per round.
-        train_after: new labels after which training starts; 0 is ``batch_size``.
-        lease_minutes: how long an image is promised to one annotator.
-        seed: makes every random choice reproducible.
-        preset: hyper-parameters; empty is the best for this machine.
-        labels: foreground label names, comma separated, value 1 first.
-        channels: channel names, comma separated, the file in the studies root first; empty for single files.
-        group_by: column of ``labels.csv`` or regular expression on image ids; training validates on whole groups.
-        store: SQLite file or SQLAlchemy URL; empty is a file beside the models.
-        auto_train: start trainings in the background; scoring follows every training, whoever started it.
-    """
-
-    strategy: str = ""
-    batch_size: int = 10
-    train_after: int = 0
-    lease_minutes: float = 60.0
-    seed: int = 0
-    preset: str = ""
-    labels: tuple[str, ...] = ()
-    channels: tuple[str, ...] = ()
-    group_by: str = ""
-    store: str = ""
-    auto_train: bool = True
-
-    @classmethod
-    def parse(cls, conf: Mapping[str, str], **defaults: Any) -> Options:
-        """Options from the text values of the command line.
-
-        Args:
-            conf: ``--conf`` pairs.
-            **defaults: the app's own defaults.
-
-        Raises:
-            ConfigurationError: unknown option or wrong value.
-        """
-        known = {item.name: item for item in fields(cls)}
-        for name in conf:
-            if name not in known:
-                raise ConfigurationError(f"unknown option {name!r}; known are {', '.join(known)}")
-        values: dict[str, Any] = dict(defaults)
-        for name, text in conf.items():
-            kind = type(getattr(cls, name))
-            try:
-                values[name] = _CONVERT[kind](str(text))
-            except ValueError as error:
-                raise ConfigurationError(f"option {name} must be {_KINDS[kind]}, got {text!r}") from error
-        options = cls(**values)
-        for name, low in (("batch_size", 1), ("train_after", 0), ("seed", 0)):
-            if getattr(options, name) < low:
-                raise ConfigurationError(f"option {name} must be at least {low}, got {getattr(options, name)}")
-        if not options.lease_minutes > 0:
-            raise ConfigurationError(f"option lease_minutes must be positive, got {options.lease_minutes}")
-        for name in ("labels", "channels"):
-            names = getattr(options, name)
-            if len(set(names)) != len(names) or not all(_is_name(part) for part in names):
-                raise ConfigurationError(
-                    f"option {name} must be different names of letters, digits, '_', '-', got {names}"
-                )
-        return options
-
-
 def _is_remote(studies: str) -> bool:
     return studies.startswith(("http://", "https://"))
 
 
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _is_name(part: str) -> bool:
-    return part.replace("_", "").replace("-", "").replace(" ", "").isalnum()
-
-
-_CONVERT: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str, bool: _boolean, tuple: _names}
-_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list of names"}
+KEPT_IN_HISTORY = ("model", "label", "answer_id", "probabilities_shown")
+"""What a client says about a label that the history keeps."""
 
 
 class ActiveLearningApp:
@@ -143,6 +56,9 @@ class ActiveLearningApp:
     """
 
     models: Callable[[Path, Store], ModelRegistry]
+    options_type: type[Options] = Options
+    options: Options
+    routers: tuple[APIRouter, ...] = (routes.router,)
     presets: Mapping[str, Any]
 
     default_strategy = "random"
@@ -159,7 +75,7 @@ class ActiveLearningApp:
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str], **about: Any) -> None:
         try:
-            self.options = Options.parse(conf or {}, labels=self.default_labels)
+            self.options = self.options_type.parse(conf or {}, labels=self.default_labels)
             self.query_strategies = self._offered()
             self.folder = (
                 Path(app_dir) / "model" / f"{zlib.crc32(studies.encode()):08x}"
@@ -208,18 +124,24 @@ class ActiveLearningApp:
         if _is_remote(self.studies):
             return super().init_datastore()  # type: ignore[misc]
         job = JOB_PROCESS in os.environ
-        return StudiesFolder(
-            self.studies,
+        return self.studies_folder(
             on_change=self.sync_images,
-            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
             # A job only reads: written back, its copy of the index would undo labels saved in the meantime.
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not job,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY or job,
         )
 
+    def studies_folder(self, **options: Any) -> StudiesFolder:
+        """The datastore of a local studies folder."""
+        return StudiesFolder(self.studies, extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT, **options)
+
     def init_strategies(self) -> dict[str, Strategy]:
         """The strategies this app can serve, the default first."""
         return {row.name: NextSample(row, self.rounds) for row in self.query_strategies}
+
+    def current_model(self) -> Model | None:
+        """The newest model that scoring uses, None before the first training."""
+        return next(iter(self.registry.scoring_models()), None)
 
     def sync_images(self) -> None:
         """Tell the store which images there are and which have a final label."""
@@ -268,7 +190,8 @@ class ActiveLearningApp:
         if final not in {str(getattr(tag, "value", tag)) for tag in self._datastore.get_labels_by_image_id(image_id)}:
             return
         info = self._datastore.get_label_info(label_id, final)
-        annotator = self.rounds.take_label(image_id, info.get("client_id"), {"model": info.get("model")})
+        details = {name: info[name] for name in KEPT_IN_HISTORY if name in info}
+        annotator = self.rounds.take_label(image_id, info.get("client_id"), details)
         logger.info("%s labelled by %s", image_id, annotator or "an unknown annotator")
         self.loop.wake()
 
@@ -277,7 +200,7 @@ class ActiveLearningApp:
         os.environ[JOB_PROCESS] = "1"
         from monailabel.app import app as server
 
-        server.router.routes.insert(0, _router.routes[0])
+        server.router.routes[:0] = [route for router in self.routers for route in router.routes]
         super().on_init_complete()  # type: ignore[misc]
         self.loop.start()
 
@@ -291,39 +214,3 @@ class ActiveLearningApp:
         while task["status"] in ("SUBMITTED", "RUNNING"):
             time.sleep(0.5)
         return bool(task["status"] == "DONE")
-
-
-_router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
-
-
-@_router.post("/activelearning/{strategy}", tags=["ActiveLearning"])
-def next_sample(
-    strategy: str,
-    request: Request,
-    params: dict[str, Any] | None = None,
-    user: User = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER)),  # noqa: B008
-) -> dict[str, Any]:
-    """Lease the next image of a strategy.
-
-    Stands before MONAI Label's own route, which would block all other requests while it works, walk the datastore
-    twice and rewrite its index. The annotator is ``client_id``, else the authenticated user, else one anonymous name
-    per client address.
-    """
-    address = request.client.host if request.client else "unknown"
-    signed_in = user.username if settings.MONAI_LABEL_AUTH_ENABLE else None
-    options = dict(params or {})
-    client_id = options.get("client_id") or signed_in or f"{ANONYMOUS}@{address}"
-    try:
-        sample: dict[str, Any] = app_instance().next_sample({**options, "strategy": strategy, "client_id": client_id})
-    except MONAILabelException as error:
-        raise HTTPException(status_code=404, detail=error.msg) from error
-    return sample
-
-
-def refuse(error: ConfigurationError) -> NoReturn:
-    """Stop a starting server or job with one clear line; anywhere else, raise."""
-    main = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if main is not None and main.name in ("monailabel.main", "monailabel.interfaces.utils.app"):
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(2)
-    raise error

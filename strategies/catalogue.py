@@ -101,10 +101,16 @@ def _power(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
 
 
 def _trimmed_random(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
-    # A pool that trimming would leave with fewer than k images is trimmed as far as the batch allows.
+    # Rather a smaller batch than an image of the trimmed ends.
     n = len(pool.image_ids)
-    trim = min(0.1, (n - k) // 2 / n)
-    return selection.trimmed_random(pool.scores, k, rng, trim=trim)
+    return selection.trimmed_random(pool.scores, min(k, n - 2 * selection.share_of(0.1, n)), rng, trim=0.1)
+
+
+def _band(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
+    # Rather a smaller batch than an image from outside the band; fewer than four images have none.
+    n = len(pool.image_ids)
+    width = selection.share_of(0.4, n) - selection.share_of(0.1, n)
+    return selection.band(pool.scores, min(k, width)) if width else selection.top(pool.scores, 1)
 
 
 def _representative(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
@@ -171,6 +177,36 @@ CATALOGUE: dict[str, QueryStrategy] = {
             "Hao et al. 2021, eqs. 1-2 and section 3.3",
             _trimmed_random,
             score="entropy_kl",
+        ),
+        QueryStrategy(
+            "entropy_kl_band",
+            "Committee entropy and divergence, from the 10th to the 40th percentile",
+            "Hao et al. 2021, figure 3",
+            _band,
+            score="entropy_kl",
+        ),
+        QueryStrategy(
+            "entropy_kl_top",
+            "Largest committee entropy and divergence",
+            "Hao et al. 2021, eqs. 1-2",
+            _top,
+            score="entropy_kl",
+        ),
+        QueryStrategy(
+            "entropy_kl_representative",
+            "Committee entropy and divergence, then the batch that best covers the uncertain images",
+            "Hao et al. 2021; Kim et al. 2024, supplementary algorithm 1",
+            _representative,
+            score="entropy_kl",
+            embeddings=True,
+        ),
+        QueryStrategy(
+            "entropy_kl_dissimilar",
+            "Committee entropy and divergence, then the images least similar to those already labelled",
+            "Hao et al. 2021; Kim et al. 2024, supplementary algorithm 2",
+            _dissimilar,
+            score="entropy_kl",
+            embeddings=True,
         ),
         QueryStrategy(
             "flip_consistency",

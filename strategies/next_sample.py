@@ -9,7 +9,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from strategies.catalogue import QueryStrategy
-from strategies.rounds import Rounds
+from strategies.rounds import Assignment, Rounds
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +44,20 @@ class NextSample(Strategy):
         if assignment is None:
             logger.info("%s: no image left for %s", self.strategy.name, client_id)
             return {}
-        return {
-            "id": assignment.image_id,
-            "strategy": assignment.strategy,
-            "score": assignment.score,
-            "rank": assignment.rank,
-            "round": assignment.round,
-            "round_size": assignment.round_size,
-            "remaining": assignment.remaining,
-            "model_version": assignment.model_version,
-            "reason": assignment.reason,
-            "lease_expires": assignment.lease_expires.isoformat() + "Z",
-        }
+        return reply(assignment)
+
+
+def reply(assignment: Assignment) -> dict[str, Any]:
+    """An assignment as the viewers get it."""
+    return {
+        "id": assignment.image_id,
+        "strategy": assignment.strategy,
+        "score": assignment.score,
+        "rank": assignment.rank,
+        "round": assignment.round,
+        "round_size": assignment.round_size,
+        "remaining": assignment.remaining,
+        "model_version": assignment.model_version,
+        "reason": assignment.reason,
+        "lease_expires": assignment.lease_expires.isoformat() + "Z",
+    }

@@ -14,7 +14,19 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from strategies.catalogue import Pool, QueryStrategy
-from strategies.store import Event, Image, Lease, Record, Round, RoundImage, Store, embedding_of, now, serving_version
+from strategies.store import (
+    Event,
+    Image,
+    Lease,
+    Record,
+    Round,
+    RoundImage,
+    Skip,
+    Store,
+    embedding_of,
+    now,
+    serving_version,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +99,8 @@ class Rounds:
         """Lease the next image to an annotator.
 
         The annotator's own lease is given back (and prolonged) first. Otherwise the first image of the strategy's
-        open rounds that is neither labelled nor leased; where there is none, another round is opened over the rest
-        of the pool. All of it is one transaction.
+        open rounds that is neither labelled, skipped nor leased; where there is none, another round is opened over
+        the rest of the pool. All of it is one transaction.
 
         Args:
             strategy: row of the catalogue.
@@ -103,7 +115,7 @@ class Rounds:
             own = self._own_lease(session, strategy, client_id)
             if own is not None:
                 own.expires_at = time + self.lease
-                return self._assignment(session, own)
+                return self.assignment(session, own)
             place = self._next_place(session, strategy)
             if place is None:
                 return None
@@ -114,7 +126,7 @@ class Rounds:
             session.add(
                 Event(at=time, event="leased", image_id=place.image_id, client_id=client_id, round_id=place.round_id)
             )
-            return self._assignment(session, lease)
+            return self.assignment(session, lease)
 
     def take_label(self, image_id: str, client_id: str | None = None, details: Mapping[str, Any] | None = None) -> str:
         """Note that an image has its final label: its lease ends, and rounds with no image left are closed.
@@ -122,16 +134,20 @@ class Rounds:
         Args:
             image_id: id in the datastore.
             client_id: the annotator; default is whoever holds the lease.
-            details: anything worth keeping in the history.
+            details: anything worth keeping in the history; a repeated ``answer_id`` for the same image changes
+                nothing, so a client that has got no reply may send its answer again.
 
         Returns:
             The annotator noted in the history, empty if unknown.
         """
         with self.store.transaction() as session:
             time = self.clock()
+            if _is_known(session, image_id, details or {}):
+                return client_id or ""
             image = session.get(Image, image_id) or Image(image_id=image_id)
             image.labelled = True
             session.add(image)
+            session.execute(sa.delete(Skip).where(Skip.image_id == image_id))
             lease = session.get(Lease, image_id)
             annotator = client_id or (lease.client_id if lease else "")
             session.add(
@@ -147,7 +163,7 @@ class Rounds:
             if lease is not None:
                 session.delete(lease)
             session.flush()
-            self._close_finished(session, image_id, time)
+            close_finished(session, image_id, time)
             return annotator
 
     def completed_since(self, time: dt.datetime | None) -> bool:
@@ -161,7 +177,8 @@ class Rounds:
     def _own_lease(self, session: orm.Session, strategy: QueryStrategy, client_id: str) -> Lease | None:
         """The annotator's lease if it still fits the question; others of theirs are given up."""
         kept = None
-        for lease in session.scalars(sa.select(Lease).where(Lease.client_id == client_id)).all():
+        latest_first = sa.select(Lease).where(Lease.client_id == client_id).order_by(Lease.expires_at.desc())
+        for lease in session.scalars(latest_first).all():
             image = session.get_one(Image, lease.image_id)
             fits = session.get_one(Round, lease.round_id).strategy == strategy.name
             if kept is None and fits and image.present and not image.labelled:
@@ -184,7 +201,7 @@ class Rounds:
         free = (
             sa.select(RoundImage)
             .join(Image, Image.image_id == RoundImage.image_id)
-            .where(RoundImage.round_id.in_(open_rounds), Image.present, ~Image.labelled)
+            .where(RoundImage.round_id.in_(open_rounds), *waiting())
             .where(~sa.exists().where(Lease.image_id == RoundImage.image_id))
             .order_by(RoundImage.round_id, RoundImage.rank)
             .limit(1)
@@ -199,7 +216,7 @@ class Rounds:
         unreadable = sa.select(Record.image_id).where(Record.model_version == version, Record.error.is_not(None))
         rest = (
             sa.select(Image.image_id)
-            .where(Image.present, ~Image.labelled)
+            .where(*waiting())
             .where(Image.image_id.not_in(sa.select(RoundImage.image_id).where(RoundImage.round_id.in_(open_rounds))))
             .where(Image.image_id.not_in(sa.select(Lease.image_id)))
             .where(Image.image_id.not_in(unreadable))
@@ -273,18 +290,8 @@ class Rounds:
             round=round,
         )
 
-    def _close_finished(self, session: orm.Session, image_id: str, time: dt.datetime) -> None:
-        of_image = (
-            sa.select(Round)
-            .join(RoundImage, RoundImage.round_id == Round.id)
-            .where(RoundImage.image_id == image_id, Round.closed_at.is_(None))
-        )
-        for row in session.scalars(of_image).all():
-            if _remaining(session, row.id) == 0:
-                row.closed_at, row.completed = time, True
-                logger.info("round %d of %s is complete", row.number, row.strategy)
-
-    def _assignment(self, session: orm.Session, lease: Lease) -> Assignment:
+    def assignment(self, session: orm.Session, lease: Lease) -> Assignment:
+        """The lease as its annotator sees it."""
         row = session.get_one(Round, lease.round_id)
         place = session.scalars(
             sa.select(RoundImage).where(RoundImage.round_id == row.id, RoundImage.image_id == lease.image_id)
@@ -303,12 +310,39 @@ class Rounds:
         )
 
 
+def waiting() -> tuple[sa.ColumnExpressionArgument[bool], ...]:
+    """Conditions on :class:`Image` for those that can still be served."""
+    return Image.present, ~Image.labelled, Image.image_id.not_in(sa.select(Skip.image_id))
+
+
+def close_finished(session: orm.Session, image_id: str, time: dt.datetime) -> None:
+    """Close the open rounds of an image in which nothing is left to do."""
+    of_image = (
+        sa.select(Round)
+        .join(RoundImage, RoundImage.round_id == Round.id)
+        .where(RoundImage.image_id == image_id, Round.closed_at.is_(None))
+    )
+    for row in session.scalars(of_image).all():
+        if _remaining(session, row.id) == 0:
+            row.closed_at, row.completed = time, True
+            logger.info("round %d of %s is complete", row.number, row.strategy)
+
+
+def _is_known(session: orm.Session, image_id: str, details: Mapping[str, Any]) -> bool:
+    """Whether this very answer has been taken before."""
+    answer = details.get("answer_id")
+    if not answer:
+        return False
+    same = sa.exists().where(Event.image_id == image_id, Event.details["answer_id"].as_string() == str(answer))
+    return bool(session.scalar(sa.select(same)))
+
+
 def _remaining(session: orm.Session, round_id: int) -> int:
     query = (
         sa.select(sa.func.count())
         .select_from(RoundImage)
         .join(Image, Image.image_id == RoundImage.image_id)
-        .where(RoundImage.round_id == round_id, Image.present, ~Image.labelled)
+        .where(RoundImage.round_id == round_id, *waiting())
     )
     return session.scalar(query) or 0
 

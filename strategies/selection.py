@@ -103,7 +103,7 @@ def trimmed_random(scores: Scores, k: int, rng: np.random.Generator, trim: float
     values = _scores(scores)
     if not 0 <= trim < 0.5:
         raise ValueError(f"trim must be in [0, 0.5), got {trim}")
-    cut = _floor(trim, len(values))
+    cut = share_of(trim, len(values))
     kept = _descending(values)[cut : len(values) - cut]
     return kept[uniform(len(kept), k, rng)]
 
@@ -126,7 +126,7 @@ def band(scores: Scores, k: int, low: float = 0.1, high: float = 0.4) -> Indices
     values = _scores(scores)
     if not 0 <= low < high <= 1:
         raise ValueError(f"low and high must satisfy 0 <= low < high <= 1, got {low} and {high}")
-    kept = _descending(values)[_floor(low, len(values)) : _floor(high, len(values))]
+    kept = _descending(values)[share_of(low, len(values)) : share_of(high, len(values))]
     _batch_size(k, len(kept))
     return kept[:k]
 
@@ -433,7 +433,8 @@ def _candidates(values: np.ndarray, k: int, candidates: int | None) -> Indices:
     return top(values, count)
 
 
-def _floor(fraction: float, n: int) -> int:
+def share_of(fraction: float, n: int) -> int:
+    """``floor(fraction * n)``, robust against rounding: a tenth of 70 is 7."""
     return int(np.floor(fraction * n + 1e-9))
 
 

@@ -111,8 +111,18 @@ class Lease(Base):
     expires_at: orm.Mapped[dt.datetime]
 
 
+class Skip(Base):
+    """An image that a reader could not grade; nobody is given it until it is restored or labelled."""
+
+    __tablename__ = "skips"
+    image_id: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    client_id: orm.Mapped[str]
+    reason: orm.Mapped[str]
+    at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+
+
 class Event(Base):
-    """History: who was given or labelled which image, when, under which round and model version."""
+    """History: who was given, labelled or skipped which image, when, under which round and model version."""
 
     __tablename__ = "history"
     id: orm.Mapped[int] = orm.mapped_column(primary_key=True)

@@ -17,7 +17,8 @@ class StudiesFolder(LocalDatastore):
     """Local datastore that tells when images or labels have come or gone.
 
     The index file is replaced atomically. Saving a label and the file watcher's refresh exclude each other: without
-    that, a refresh in between replaces the index object that the label is being added to.
+    that, a refresh in between replaces the index object that the label is being added to. What changed is told while
+    nothing else can change, so that the listener never overwrites a newer state with an older one.
 
     Args:
         path: studies folder.
@@ -25,22 +26,27 @@ class StudiesFolder(LocalDatastore):
         **options: of :class:`monailabel.datastore.local.LocalDatastore`.
     """
 
+    label_extensions: tuple[str, ...] = ()
+    """Patterns of label files beside those of images."""
+
     def __init__(self, path: str, on_change: Callable[[], None] = lambda: None, **options: Any) -> None:
         self._mutex = threading.RLock()
         self._on_change = on_change
         super().__init__(path, **options)
+        if options.get("auto_reload"):
+            self._handler.on_moved = self._index_replaced
 
     def refresh(self) -> None:
         """Bring the index in line with the files, then tell."""
         with self._mutex:
             super().refresh()
-        self._on_change()
+            self._on_change()
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Add an image, then tell."""
         with self._mutex:
             added: str = super().add_image(image_id, image_filename, image_info)
-        self._on_change()
+            self._on_change()
         return added
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
@@ -58,6 +64,27 @@ class StudiesFolder(LocalDatastore):
         """Merge values into a label's info."""
         with self._mutex:
             super().update_label_info(label_id, label_tag, info)
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label, at once also from the index."""
+        with self._mutex:
+            super().remove_label(label_id, label_tag)
+        if self._auto_reload:  # else MONAI Label has refreshed
+            self.refresh()
+
+    def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
+        images = Path(path).resolve() == Path(self._datastore.image_path()).resolve()
+        found: dict[str, str] = super()._list_files(path, [*patterns, *(() if images else self.label_extensions)])
+        return found
+
+    def _index_replaced(self, event: Any) -> None:
+        """Another process, such as an import of labels, wrote the index file."""
+        if event.dest_path != self._datastore_config_path:
+            return
+        with self._mutex:
+            if Path(self._datastore_config_path).stat().st_mtime != self._config_ts:
+                self._init_from_datastore_file()
+                self._on_change()
 
     def _update_datastore_file(self, lock: bool = True) -> None:
         if lock:

@@ -9,7 +9,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from monai.metrics import compute_dice, compute_hausdorff_distance
+from monai.metrics import (
+    compute_confusion_matrix_metric,
+    compute_dice,
+    compute_hausdorff_distance,
+    compute_roc_auc,
+    get_confusion_matrix,
+)
 from monai.networks.utils import one_hot
 from scipy import stats
 
@@ -129,3 +135,32 @@ def holm(p_values: Sequence[float]) -> list[float]:
     result = np.empty_like(p)
     result[order] = adjusted
     return [float(value) for value in result]
+
+
+def classification_metrics(probs: torch.Tensor, classes: torch.Tensor) -> dict[str, float]:
+    """How good class probabilities are.
+
+    Args:
+        probs: ``(n, C)`` probabilities.
+        classes: ``(n,)`` true classes.
+
+    Returns:
+        ``auc`` (one against the rest, mean over the classes for which it is defined, NaN if for none), ``accuracy``,
+        ``precision`` (mean over classes; 0 for a class that is never predicted) and mean ``cross_entropy`` in nats.
+    """
+    count = probs.shape[1]
+    truth = classes.long().cpu()
+    p = probs.double().cpu()
+    y = torch.nn.functional.one_hot(truth, count)
+    areas = [
+        float(compute_roc_auc(p[:, index], y[:, index])) for index in range(count) if 0 < y[:, index].sum() < len(y)
+    ]
+    predicted = p.argmax(1)
+    confusion = get_confusion_matrix(torch.nn.functional.one_hot(predicted, count), y).sum(0)
+    precision = compute_confusion_matrix_metric("precision", confusion).nan_to_num(0.0)
+    return {
+        "auc": float(np.mean(areas)) if areas else float("nan"),
+        "accuracy": float((predicted == truth).double().mean()),
+        "precision": float(precision.mean()),
+        "cross_entropy": float(torch.nn.functional.nll_loss(p.clamp(min=1e-12).log(), truth)),
+    }

@@ -13,6 +13,10 @@ class ImageError(ValueError):
     """An image or label that cannot be used; the message names the file."""
 
 
+class LabelError(ValueError):
+    """A label that cannot be accepted; the message says why."""
+
+
 def reason(error: BaseException) -> str:
     """What went wrong, in one line: the image error behind MONAI's "applying transform ..." where there is one."""
     cause: BaseException | None = error

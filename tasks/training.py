@@ -159,6 +159,7 @@ class MembersTrainTask(BasicTrainTask):
         )
         elapsed = str(dt.timedelta(seconds=int(time.time() - start)))
         stats |= {"model_version": version, "total_time": elapsed, "failed_members": failed}
+        stats |= self.additional_stats(preset)
         write_json(Path(self._stats_path), stats)
         return stats
 
@@ -222,6 +223,10 @@ class MembersTrainTask(BasicTrainTask):
     def judge(self, metrics: Mapping[str, Any]) -> tuple[float, ...]:
         """How good a validation was; the largest wins, by default that of :attr:`key_metric`."""
         return (float(np.nan_to_num(metrics[self.key_metric])),)
+
+    def additional_stats(self, preset: Any) -> dict[str, Any]:
+        """Anything else worth knowing about a finished training."""
+        return {}
 
     def classes(self, items: Sequence[Mapping[str, Any]]) -> list[int] | None:
         """Class of each item where the validation split should hold all of them."""

@@ -13,6 +13,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.train import TrainTask
 
+from apps.options import VolumeOptions
 from apps.shared import ActiveLearningApp
 from tasks.scoring import RECORDS
 from tasks.segmentation.inference import VolumeInferTask
@@ -32,6 +33,8 @@ class VolumeSegmentation(ActiveLearningApp, MONAILabelApp):
     default_labels = ("tumor",)
     scores = SCORES + COMMITTEE_SCORES
     embeddings = True
+    options_type = VolumeOptions
+    options: VolumeOptions
     presets = PRESETS
     models = staticmethod(segmentation_models)
 

@@ -1,0 +1,201 @@
+"""The page to grade images, and what it needs beside MONAI Label's own routes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi.responses import FileResponse
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import User
+from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks.utils import processes
+from pydantic import BaseModel, Field
+
+from apps.routes import ANNOTATOR, READER, client_of
+from strategies.answers import LABELLED, AnswerError, Answers
+from strategies.next_sample import reply
+from tasks.files import ImageError
+from tasks.images import PERCENTILES, read_image
+from tasks.loop import SCORING, TRAIN
+
+WEB = Path(__file__).resolve().parent / "web"
+LARGEST_SIDE = 4096
+"""Pixels; a larger image is reduced for the screen."""
+
+_PRIVATE = {"Cache-Control": "no-store"}
+_ONLY_OURS = {"Content-Security-Policy": "default-src 'self'; img-src 'self' data:", "Cache-Control": "no-cache"}
+
+router = APIRouter(prefix=f"{settings.MONAI_LABEL_API_STR}/al", tags=["Grading"])
+
+Name = Annotated[str, Field(max_length=200)]
+
+
+class SkipRequest(BaseModel):
+    """An image that cannot be graded."""
+
+    image: Name
+    reason: Annotated[str, Field(min_length=1, max_length=1000)]
+    client_id: Name = ""
+
+
+class RestoreRequest(BaseModel):
+    """A skipped image that can be graded after all."""
+
+    image: Name
+    client_id: Name = ""
+
+
+class UndoRequest(BaseModel):
+    """The reader whose last answer is taken back."""
+
+    client_id: Name = ""
+
+
+@router.get("/grade", include_in_schema=False)
+def page() -> FileResponse:
+    """The grading page; everything else it asks for needs the user's role."""
+    return FileResponse(WEB / "grade.html", headers=_ONLY_OURS)
+
+
+@router.get("/web/{name}", include_in_schema=False)
+def page_file(name: str) -> FileResponse:
+    """Scripts and styles of the page."""
+    if name not in {file.name for file in WEB.iterdir()}:
+        raise HTTPException(status_code=404, detail=f"there is no {name!r}")
+    return FileResponse(WEB / name, headers=_ONLY_OURS)
+
+
+@router.get("/session")
+def session(user: User = READER) -> dict[str, Any]:
+    """What a reader works with: ``classes``, ``strategies`` (the default first), ``model`` and ``user``."""
+    app = app_instance()
+    return {
+        "name": app.name,
+        "classes": list(app.options.labels),
+        "strategies": [{"name": row.name, "description": row.description} for row in app.query_strategies],
+        "user": user.username if settings.MONAI_LABEL_AUTH_ENABLE else "",
+    }
+
+
+@router.get("/progress")
+def progress(request: Request, client_id: Annotated[str, Query(max_length=200)] = "", user: User = READER) -> Any:
+    """Images in all, labelled, skipped, unreadable and labelled by the reader; the model and the running job."""
+    app = app_instance()
+    model = app.current_model()
+    return {
+        **vars(answers().progress(client_of(client_id, user, request))),
+        "model": model.name if model else "",
+        "model_version": model.version if model else "",
+        "job": next((kind for kind in (TRAIN, SCORING) if processes(kind)), ""),
+    }
+
+
+@router.get("/pixels")
+def pixels(image: str, user: User = READER) -> Response:
+    """An image for the screen.
+
+    The body is ``[channels, rows, columns]``, one byte each for 8-bit images, else little-endian 16-bit: each channel
+    stretched from its minimum to its maximum. The header ``X-Image`` is JSON: ``width, height, channels, bits``, and
+    per channel ``slope`` and ``intercept`` (value = slope * stored + intercept) and the first window ``low, high``.
+    """
+    file = app_instance().datastore().get_image_uri(image)
+    if not file:
+        raise HTTPException(status_code=404, detail=f"there is no image {image!r}")
+    try:
+        array = read_image(file)
+    except ImageError as error:
+        raise HTTPException(status_code=422, detail=str(error)) from error
+    stored, header = for_the_screen(array)
+    return Response(
+        stored.tobytes(), media_type="application/octet-stream", headers={"X-Image": json.dumps(header), **_PRIVATE}
+    )
+
+
+def for_the_screen(array: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """Stored values and description of an image, see :func:`pixels`.
+
+    Args:
+        array: ``[C, rows, columns]``, uint8 or float32.
+    """
+    side = max(array.shape[1:])
+    if side > LARGEST_SIDE:
+        size = [max(1, round(length * LARGEST_SIDE / side)) for length in array.shape[1:]]
+        smaller = torch.nn.functional.interpolate(torch.from_numpy(array)[None].float(), size, mode="area")[0].numpy()
+        array = smaller.round().astype(array.dtype)
+    if array.dtype == np.uint8:
+        slope, intercept, bits, stored = [1.0] * len(array), [0.0] * len(array), 8, array
+        low, high = [0.0] * len(array), [255.0] * len(array)
+    else:
+        flat = array.reshape(len(array), -1).astype(np.float64)
+        minimum, span = flat.min(1), np.ptp(flat, axis=1)
+        steps = np.where(span > 0, span / 65535, 1.0)
+        stored = np.round((flat - minimum[:, None]) / steps[:, None]).astype("<u2").reshape(array.shape)
+        slope, intercept, bits = steps.tolist(), minimum.tolist(), 16
+        low, high = (np.percentile(flat, share, axis=1).tolist() for share in PERCENTILES)
+    header = {
+        "width": array.shape[2],
+        "height": array.shape[1],
+        "channels": array.shape[0],
+        "bits": bits,
+        "slope": slope,
+        "intercept": intercept,
+        "low": low,
+        "high": high,
+    }
+    return stored, header
+
+
+@router.post("/skip")
+def skip(body: SkipRequest, request: Request, user: User = ANNOTATOR) -> dict[str, str]:
+    """Take an image out of the pool, with the reason; asked again, nothing changes."""
+    try:
+        answers().skip(body.image, client_of(body.client_id, user, request), body.reason)
+    except AnswerError as error:
+        raise HTTPException(status_code=409, detail=str(error)) from error
+    app_instance().loop.wake()
+    return {"image": body.image}
+
+
+@router.get("/skipped")
+def skipped(user: User = READER) -> list[dict[str, str]]:
+    """Skipped images with reader, reason and time, the latest first."""
+    return answers().skipped()
+
+
+@router.post("/restore")
+def restore(body: RestoreRequest, request: Request, user: User = ANNOTATOR) -> dict[str, str]:
+    """Put a skipped image back into the pool."""
+    try:
+        answers().restore(body.image, client_of(body.client_id, user, request))
+    except AnswerError as error:
+        raise HTTPException(status_code=409, detail=str(error)) from error
+    return {"image": body.image}
+
+
+@router.post("/undo")
+def undo(body: UndoRequest, request: Request, user: User = ANNOTATOR) -> dict[str, Any]:
+    """Take back a reader's last label or skip; the image is theirs again.
+
+    Returns:
+        ``id`` of the image, ``undone`` (``labelled`` or ``skipped``), and its place in the round where it has one.
+    """
+    client_id = client_of(body.client_id, user, request)
+    try:
+        event = answers().last(client_id)
+        if event.event == LABELLED:
+            app_instance().datastore().remove_label(event.image_id, DefaultLabelTag.FINAL.value)
+        assignment = answers().undo(client_id)
+    except AnswerError as error:
+        raise HTTPException(status_code=409, detail=str(error)) from error
+    return {"id": event.image_id, "undone": event.event, **(reply(assignment) if assignment else {})}
+
+
+def answers() -> Answers:
+    """Skips and undos of the running app."""
+    return Answers(app_instance().rounds)

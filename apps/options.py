@@ -1,0 +1,130 @@
+"""The ``--conf`` options of the apps, and how a wrong one stops the start."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn
+
+from typing_extensions import Self
+
+
+class ConfigurationError(ValueError):
+    """A ``--conf`` option that is unknown or has a wrong value; the message names it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The ``--conf`` options that every app has; an app with more of them subclasses this.
+
+    Attributes:
+        strategy: query strategy preselected in the viewers; empty is the app's default.
+        batch_size: images per round.
+        train_after: new labels after which training starts; 0 is ``batch_size``.
+        lease_minutes: how long an image is promised to one annotator.
+        seed: makes every random choice reproducible.
+        preset: hyper-parameters; empty is the best for this machine.
+        labels: foreground label names, comma separated, value 1 first.
+        group_by: column of ``labels.csv`` or regular expression on image ids; training validates on whole groups.
+        store: SQLite file or SQLAlchemy URL; empty is a file beside the models.
+        auto_train: start trainings in the background; scoring follows every training, whoever started it.
+    """
+
+    strategy: str = ""
+    batch_size: int = 10
+    train_after: int = 0
+    lease_minutes: float = 60.0
+    seed: int = 0
+    preset: str = ""
+    labels: tuple[str, ...] = ()
+    group_by: str = ""
+    store: str = ""
+    auto_train: bool = True
+
+    @classmethod
+    def parse(cls, conf: Mapping[str, str], **defaults: Any) -> Self:
+        """Options from the text values of the command line.
+
+        Args:
+            conf: ``--conf`` pairs.
+            **defaults: the app's own defaults.
+
+        Raises:
+            ConfigurationError: unknown option or wrong value.
+        """
+        known = {item.name: item for item in fields(cls)}
+        for name in conf:
+            if name not in known:
+                raise ConfigurationError(f"unknown option {name!r}; known are {', '.join(known)}")
+        values: dict[str, Any] = dict(defaults)
+        for name, text in conf.items():
+            kind = type(getattr(cls, name))
+            try:
+                values[name] = _CONVERT[kind](str(text))
+            except ValueError as error:
+                raise ConfigurationError(f"option {name} must be {_KINDS[kind]}, got {text!r}") from error
+        options = cls(**values)
+        for name, low in (("batch_size", 1), ("train_after", 0), ("seed", 0)):
+            if getattr(options, name) < low:
+                raise ConfigurationError(f"option {name} must be at least {low}, got {getattr(options, name)}")
+        if not options.lease_minutes > 0:
+            raise ConfigurationError(f"option lease_minutes must be positive, got {options.lease_minutes}")
+        for name, names in ((item.name, getattr(options, item.name)) for item in fields(cls)):
+            if not isinstance(names, tuple):
+                continue
+            if len(set(names)) != len(names) or not all(_is_name(part) for part in names):
+                raise ConfigurationError(
+                    f"option {name} must be different names of letters, digits, '_', '-', got {names}"
+                )
+        return options
+
+
+@dataclass(frozen=True)
+class VolumeOptions(Options):
+    """Options of ``volume_segmentation``.
+
+    Attributes:
+        channels: channel names, comma separated, the file in the studies root first; empty for single files.
+    """
+
+    channels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClassificationOptions(Options):
+    """Options of ``image_classification``.
+
+    Attributes:
+        weights: file with ImageNet weights of the preset's network; empty takes torchvision's where they can be had.
+    """
+
+    weights: str = ""
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _is_name(part: str) -> bool:
+    return part.replace("_", "").replace("-", "").replace(" ", "").isalnum()
+
+
+_CONVERT: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str, bool: _boolean, tuple: _names}
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list of names"}
+
+
+def refuse(error: ConfigurationError) -> NoReturn:
+    """Stop a starting server or job with one clear line; anywhere else, raise."""
+    main = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if main is not None and main.name in ("monailabel.main", "monailabel.interfaces.utils.app"):
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(2)
+    raise error

@@ -1,0 +1,87 @@
+"""A studies folder whose labels are class names."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.datastore import StudiesFolder
+from tasks.files import LabelError, write_json
+from tasks.images import IMAGE_ENDINGS
+
+_LARGEST = 64 * 1024
+"""Bytes of a label file: it holds one name."""
+
+
+class GradedFolder(StudiesFolder):
+    """Studies folder that takes one class per image and keeps it as ``{"label": "HGG"}``.
+
+    Args:
+        path: studies folder.
+        classes: class names; none takes any.
+        **options: of :class:`tasks.datastore.StudiesFolder`.
+    """
+
+    label_extensions = ("*.json",)
+
+    def __init__(self, path: str, classes: Sequence[str] = (), **options: Any) -> None:
+        self._classes = tuple(classes)
+        super().__init__(path, **{"extensions": [f"*{ending}" for ending in IMAGE_ENDINGS], **options})
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Store a class.
+
+        Args:
+            image_id: id of the image.
+            label_filename: JSON with the class under ``label``; an empty file takes it from ``label_info``.
+            label_tag: the tag, ``final`` for a reader's answer.
+            label_info: anything else worth keeping.
+
+        Raises:
+            LabelError: no class, or one that is not declared.
+        """
+        return self.save_class(image_id, _class_in(Path(label_filename), label_info), label_tag, label_info)
+
+    def save_class(self, image_id: str, name: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Store a class given by its name; see :meth:`save_label`."""
+        if self._classes and name not in self._classes:
+            raise LabelError(f"unknown class {name!r}; the classes are {', '.join(self._classes)}")
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "label.json"
+            file.write_text(json.dumps({"label": name}))
+            return super().save_label(image_id, str(file), label_tag, {**label_info, "label": name})
+
+    def import_classes(self, classes: Mapping[str, str], label_tag: str, info: Mapping[str, Any]) -> None:
+        """Store the classes of many images, writing the index once.
+
+        Args:
+            classes: image id -> class name.
+            label_tag: the tag.
+            info: kept with every label.
+        """
+        with self._mutex:
+            folder = Path(self._datastore.label_path(label_tag))
+            folder.mkdir(parents=True, exist_ok=True)
+            for image, name in classes.items():
+                write_json(folder / f"{image}.json", {"label": name})
+            self.refresh()
+            for image, name in classes.items():
+                self._datastore.objects[image].labels[label_tag].info.update({**info, "label": name})
+            self._update_datastore_file()
+
+
+def _class_in(file: Path, info: dict[str, Any]) -> str:
+    if file.stat().st_size > _LARGEST:
+        raise LabelError(f"a label file holds one class name; this one has {file.stat().st_size} bytes")
+    content = file.read_bytes().strip()
+    try:
+        found = json.loads(content) if content else info
+    except ValueError as error:
+        raise LabelError('the label file is no JSON such as {"label": "HGG"}') from error
+    name = found.get("label") if isinstance(found, dict) else None
+    if not isinstance(name, str) or not name:
+        raise LabelError('no class given: send {"label": "..."} as the file or in params')
+    return name

@@ -1,0 +1,17 @@
+"""The models of the classification app."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from strategies.store import Store
+from tasks.classification.networks import ClassifierArchitecture
+from tasks.models import ModelRegistry
+
+CLASSIFIER = "classifier"
+COMMITTEE = "classifier_committee"
+
+
+def classification_models(folder: Path, store: Store) -> ModelRegistry:
+    """Scoring uses the committee or the single model, whichever was trained last."""
+    return ModelRegistry(folder, store, ClassifierArchitecture, (COMMITTEE, CLASSIFIER), together=False)

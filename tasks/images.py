@@ -1,0 +1,98 @@
+"""Read 2D images: PNG, JPEG and TIFF, grey or RGB, and single NIfTI slices with one or three channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from monai.transforms import ScaleIntensityRangePercentiles
+from PIL import Image, ImageOps
+
+from tasks.files import ImageError, reason
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii.gz", ".nii")
+"""Endings of the images we read."""
+
+PERCENTILES = (0.5, 99.5)
+"""Intensities between these percentiles fill the range of an image that is not 8-bit."""
+
+_COLOUR = {"P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "RGBa"}
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image as it is shown on a screen: rows from top to bottom, columns from left to right.
+
+    Transparency is dropped and a photograph is turned upright. A NIfTI slice is shown as radiologists do: the
+    patient's right on the left, anterior on top.
+
+    Args:
+        path: file with one of :data:`IMAGE_ENDINGS`.
+
+    Returns:
+        ``[C, rows, columns]``, one or three channels; ``uint8`` for 8-bit images, else ``float32``.
+
+    Raises:
+        ImageError: missing or unreadable file, other channels, several pages or slices, NaN.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ImageError(f"{file} is missing")
+    try:
+        array = _read_nifti(file) if file.name.lower().endswith((".nii", ".nii.gz")) else _read_picture(file)
+    except ImageError:
+        raise
+    except Exception as error:  # every reader library raises its own kinds
+        raise ImageError(f"{file} cannot be read: {reason(error)}") from error
+    if not np.isfinite(array).all():
+        raise ImageError(f"{file} contains NaN or infinite values")
+    return array
+
+
+def intensities(image: np.ndarray) -> torch.Tensor:
+    """Intensities in [0, 1]: an 8-bit image keeps its own scale, any other is stretched channel by channel.
+
+    Args:
+        image: ``[C, rows, columns]`` from :func:`read_image`.
+
+    Returns:
+        ``[C, rows, columns]`` float32.
+    """
+    if image.dtype == np.uint8:
+        return torch.from_numpy(image).float() / 255
+    scale = ScaleIntensityRangePercentiles(*PERCENTILES, 0.0, 1.0, clip=True, channel_wise=True)
+    return torch.as_tensor(np.asarray(scale(image.copy())), dtype=torch.float32)
+
+
+def _read_picture(file: Path) -> np.ndarray:
+    with Image.open(file) as picture:
+        pages = getattr(picture, "n_frames", 1)
+        if pages != 1:
+            raise ImageError(f"{file} has {pages} pages; an image has one")
+        upright = ImageOps.exif_transpose(picture)
+        if upright.mode in _COLOUR:
+            upright = upright.convert("RGB")
+        elif upright.mode in ("1", "LA", "La"):
+            upright = upright.convert("L")
+        array = np.asarray(upright)
+    if array.dtype != np.uint8:
+        array = array.astype(np.float32)
+    return np.moveaxis(array, -1, 0).copy() if array.ndim == 3 else array[None]
+
+
+def _read_nifti(file: Path) -> np.ndarray:
+    image = nibabel.load(file)
+    shape = image.shape
+    if not 2 <= len(shape) <= 4 or (len(shape) > 2 and shape[2] != 1):
+        raise ImageError(f"{file} has the shape {'x'.join(map(str, shape))}; a slice has one voxel in the third axis")
+    channels = shape[3] if len(shape) == 4 else 1
+    if channels not in (1, 3):
+        raise ImageError(f"{file} has {channels} channels; 1 or 3 are supported")
+    voxels = np.asarray(image.dataobj, dtype=np.float32).reshape(*shape[:2], 1, channels)
+    ras = nibabel.orientations.apply_orientation(voxels, nibabel.io_orientation(image.affine))
+    # In RAS the first axis goes to the patient's left and the second to anterior; the screen wants right and top first.
+    plane = np.moveaxis(ras, -1, 0).squeeze(3) if ras.shape[2] == 1 else None
+    if plane is None:
+        raise ImageError(f"{file} is not an axial slice: its thin axis is not the third one in RAS")
+    return plane[:, ::-1, ::-1].transpose(0, 2, 1).copy()
