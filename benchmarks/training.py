@@ -15,7 +15,10 @@ import torch
 import typer
 from rich.console import Console
 
-from tasks.simulation import FULL_DATA, Plan, read_pool, simulate, subset
+from tasks.pools import read_pool, subset
+from tasks.simulation import FULL_DATA, ORACLES, Plan, simulate
+
+APP = "volume_segmentation"
 
 
 def main(
@@ -27,8 +30,8 @@ def main(
 ) -> None:
     """Train once and print what came out."""
     logging.disable(logging.WARNING)
-    pool = subset(read_pool(data), labelled, 0, seed)
-    plan = Plan(labels, labelled, 1, 0, preset, {}, torch.get_num_threads())
+    pool = subset(read_pool(data, ORACLES[APP]), labelled, 0, seed)
+    plan = Plan(APP, labels, labelled, 1, 0, preset, {}, torch.get_num_threads())
     with tempfile.TemporaryDirectory() as folder:
         row = simulate(pool, plan, FULL_DATA, seed, Path(folder))[0]
     per_label = ", ".join(f"{name} {row[f'dice_{name}']:.3f}" for name in labels.split(","))

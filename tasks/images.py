@@ -91,7 +91,7 @@ def _read_nifti(file: Path) -> np.ndarray:
         raise ImageError(f"{file} has {channels} channels; 1 or 3 are supported")
     voxels = np.asarray(image.dataobj, dtype=np.float32).reshape(*shape[:2], 1, channels)
     ras = nibabel.orientations.apply_orientation(voxels, nibabel.io_orientation(image.affine))
-    # In RAS the first axis goes to the patient's left and the second to anterior; the screen wants right and top first.
+    # In RAS the axes go to the patient's right and to anterior; the screen has right on the left and anterior on top.
     plane = np.moveaxis(ras, -1, 0).squeeze(3) if ras.shape[2] == 1 else None
     if plane is None:
         raise ImageError(f"{file} is not an axial slice: its thin axis is not the third one in RAS")

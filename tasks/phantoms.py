@@ -1,6 +1,7 @@
 """Generated brain MR volumes with ring-enhancing tumours, for a first start and for tests without real images.
 
-``python -m tasks.phantoms FOLDER`` writes images into FOLDER and true labels into ``FOLDER/oracle``.
+``python -m tasks.phantoms FOLDER`` writes volumes into FOLDER and true labels into ``FOLDER/oracle``; with
+``--slices`` it writes axial slices as PNG, some with tumour and some without, and their classes into ``labels.csv``.
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ from typing import Annotated
 import nibabel
 import numpy as np
 import typer
+from PIL import Image
 from rich.progress import track
 from scipy import ndimage
 
+from tasks.files import write_table
+from tasks.groups import LABELS_TABLE
+
 SHAPE = (48, 56, 40)
 SPACING = (3.0, 3.0, 3.5)
+SLICE_CLASSES = ("no_tumor", "tumor")
 
 
 def phantom(rng: np.random.Generator, variation: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -92,6 +98,40 @@ def write_phantoms(folder: Path, clusters: int = 12, copies: int = 3, seed: int 
     return ids
 
 
+def write_slices(folder: Path, patients: int = 20, slices: int = 6, seed: int = 0) -> list[str]:
+    """Write axial slices of phantoms, half of them with tumour where the patient has enough, and ``labels.csv``.
+
+    Args:
+        folder: studies folder.
+        patients: different patients.
+        slices: of each.
+        seed: makes the files reproducible.
+
+    Returns:
+        Image ids.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for patient in track(range(patients), description="generating sample slices"):
+        rng = np.random.default_rng([seed, patient])
+        image, label = phantom(rng, np.random.default_rng([seed, patient, 0]))
+        areas = label.sum((0, 1))
+        # Slices that touch the tumour with a few voxels only could be called either way.
+        clear = areas > 0.25 * areas.max()
+        inside = np.flatnonzero(clear)
+        outside = np.flatnonzero((areas == 0) & (np.abs(np.arange(len(areas)) - len(areas) / 2) < len(areas) / 3))
+        with_tumor = rng.permutation(inside)[: slices // 2]
+        chosen = [*with_tumor, *rng.permutation(outside)[: slices - len(with_tumor)]]
+        for index in sorted(int(z) for z in chosen):
+            name = f"patient{patient:03d}_{index:02d}.png"
+            scaled = np.clip(255 * image[:, :, index] / np.percentile(image, 99.9), 0, 255).astype(np.uint8)
+            Image.fromarray(scaled[::-1, ::-1].T).resize((2 * SHAPE[0], 2 * SHAPE[1])).save(folder / name)
+            label_name = SLICE_CLASSES[int(clear[index])]
+            rows.append({"file": name, "label": label_name, "patient": f"patient{patient:03d}"})
+    write_table(folder / LABELS_TABLE, ("file", "label", "patient"), rows)
+    return [row["file"].removesuffix(".png") for row in rows]
+
+
 def _ellipsoid(grid: np.ndarray, centre: np.ndarray | list[float], radii: np.ndarray | list[float]) -> np.ndarray:
     offset = (grid - np.reshape(centre, (3, 1, 1, 1))) / np.reshape(radii, (3, 1, 1, 1))
     return np.asarray((offset**2).sum(0) < 1)
@@ -99,12 +139,16 @@ def _ellipsoid(grid: np.ndarray, centre: np.ndarray | list[float], radii: np.nda
 
 def main(
     folder: Annotated[Path, typer.Argument(help="studies folder to write")],
+    slices: Annotated[bool, typer.Option("--slices", help="slices with classes instead of volumes")] = False,
     clusters: Annotated[int, typer.Option(min=1, help="different patients")] = 12,
     copies: Annotated[int, typer.Option(min=1, help="near-duplicates of each")] = 3,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Generate sample studies with true labels in the folder `oracle`."""
-    write_phantoms(folder, clusters, copies, seed)
+    if slices:
+        write_slices(folder, seed=seed)
+    else:
+        write_phantoms(folder, clusters, copies, seed)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ goes on where it stopped when the same command is given again.
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import multiprocessing
@@ -16,53 +15,34 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance, clear_cache
-from monailabel.utils.others.generic import name_to_device
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from strategies.catalogue import CATALOGUE
 from tasks import learning_curves
-from tasks.evaluation import segmentation_metrics
-from tasks.files import write_json
+from tasks.classification.oracle import ClassificationOracle
+from tasks.files import write_json, write_table
+from tasks.groups import LABELS_TABLE
+from tasks.oracle import ANNOTATOR, Oracle
+from tasks.pools import Pool, read_pool, subset
 from tasks.scoring import RECORDS
-from tasks.segmentation import protocols
-from tasks.segmentation.models import SINGLE
-from tasks.segmentation.volumes import IMAGE_ENDINGS, read_label
+from tasks.segmentation.oracle import SegmentationOracle
+from tasks.segmentation.protocols import mix_protocols
 
 logger = logging.getLogger(__name__)
 
-APP = Path(__file__).resolve().parents[1] / "apps" / "volume_segmentation"
+APPS = Path(__file__).resolve().parents[1] / "apps"
+ORACLES: dict[str, Oracle] = {oracle.app: oracle for oracle in (SegmentationOracle(), ClassificationOracle())}
 FULL_DATA = learning_curves.FULL_DATA
 INITIAL = "initial"
-FINAL = "final"
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Images with true labels.
-
-    Attributes:
-        name: name of the data set.
-        pool: image name -> image file, what may be labelled.
-        test: image name -> image file, never labelled.
-        labels: image name -> true label file.
-        semi_synthetic: what was changed, empty for real images as they are.
-    """
-
-    name: str
-    pool: Mapping[str, Path]
-    test: Mapping[str, Path]
-    labels: Mapping[str, Path]
-    semi_synthetic: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +50,8 @@ class Plan:
     """One simulation.
 
     Attributes:
-        labels: foreground label names, comma separated.
+        app: folder name of the app, a key of :data:`ORACLES`.
+        labels: label names, comma separated.
         initial: images labelled at random before the first training.
         batch: images per round.
         rounds: rounds after the initial set.
@@ -79,6 +60,7 @@ class Plan:
         threads: CPU threads per worker.
     """
 
+    app: str
     labels: str
     initial: int
     batch: int
@@ -86,93 +68,6 @@ class Plan:
     preset: str
     train: Mapping[str, str]
     threads: int
-
-
-def read_pool(folder: Path, seed: int = 0) -> Pool:
-    """Find images, true labels and the test split of a folder.
-
-    Args:
-        folder: with ``images/``, ``labels/`` and a ``dataset.json`` that lists ``pool`` and ``test``; or with images
-            in its root and labels of the same names in ``oracle/``, of which a quarter becomes the test set.
-        seed: decides the test set where the folder does not.
-
-    Raises:
-        ValueError: an image without label, or no images.
-    """
-    description = folder / "dataset.json"
-    if description.is_file():
-        content = json.loads(description.read_text())
-        images, labels = folder / "images", folder / "labels"
-        pool, test = content["pool"], content["test"]
-    else:
-        images, labels = folder, folder / "oracle"
-        names = sorted(path.name for path in images.iterdir() if path.name.endswith(IMAGE_ENDINGS))
-        order = np.random.default_rng(seed).permutation(names)
-        cut = len(names) // 4
-        pool, test = sorted(map(str, order[cut:])), sorted(map(str, order[:cut]))
-    everything = [*pool, *test]
-    if not pool or not test:
-        raise ValueError(f"{folder} has no images with labels")
-    for name in everything:
-        for path in (images / name, labels / name):
-            if not path.is_file():
-                raise ValueError(f"{path} is missing")
-    return Pool(
-        name=folder.name,
-        pool={name: images / name for name in pool},
-        test={name: images / name for name in test},
-        labels={name: labels / name for name in everything},
-    )
-
-
-def subset(pool: Pool, pool_size: int, test_size: int, seed: int) -> Pool:
-    """At most so many images for the pool and the test set (0: all), drawn by the seed."""
-
-    def draw(files: Mapping[str, Path], size: int) -> dict[str, Path]:
-        names = sorted(files)
-        if 0 < size < len(names):
-            names = sorted(str(name) for name in np.random.default_rng(seed).permutation(names)[:size])
-        return {name: files[name] for name in names}
-
-    return replace(pool, pool=draw(pool.pool, pool_size), test=draw(pool.test, test_size))
-
-
-def mix_protocols(pool: Pool, share: float, duplicates: int, seed: int, folder: Path) -> Pool:
-    """A pool as if from several scanners, with near-duplicates, and a test set balanced over the protocols.
-
-    Args:
-        pool: real images.
-        share: share of the pool that changes protocol.
-        duplicates: near-duplicates added to the pool.
-        seed: decides everything random.
-        folder: where changed images are written (kept if they are there).
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def write(name: str, source: Path, transform: Any) -> Path:
-        target = folder / name
-        if not target.is_file():
-            temporary = folder / f"part_{name}"
-            protocols.apply(source, temporary, transform, seed)
-            temporary.replace(target)
-        return target
-
-    def change(files: Mapping[str, Path], kinds: Mapping[str, str]) -> dict[str, Path]:
-        return {
-            name: files[name] if kind == protocols.ORIGINAL else write(name, files[name], protocols.PROTOCOLS[kind]())
-            for name, kind in kinds.items()
-        }
-
-    pool_kinds, test_kinds = protocols.assign(list(pool.pool), share, seed), protocols.balanced(list(pool.test), seed)
-    changed, test = change(pool.pool, pool_kinds), change(pool.test, test_kinds)
-    labels = dict(pool.labels)
-    for name in np.random.default_rng([seed, 1]).permutation(sorted(changed))[:duplicates]:
-        copy = f"duplicate_{name}"
-        changed[copy] = write(copy, changed[str(name)], protocols.near_duplicate())
-        labels[copy] = pool.labels[str(name)]
-    write_json(folder / "protocols.json", {"pool": pool_kinds, "test": test_kinds})
-    words = f"semi-synthetic: {share:.0%} of the pool with changed protocol, {duplicates} near-duplicates"
-    return replace(pool, pool=changed, test=test, labels=labels, semi_synthetic=words)
 
 
 def simulate(
@@ -209,12 +104,13 @@ def simulate(
     if len(rows) == len(sizes):
         return rows
     app = _app(pool, plan, seed, folder / "studies")
+    oracle = ORACLES[plan.app]
     for number in range(len(rows), len(sizes)):
         while app.store.labelled_count() < sizes[number]:
-            _annotate(app, pool, "random" if number == 0 else strategy)
+            _annotate(app, oracle, pool, "random" if number == 0 else strategy)
         start = time.monotonic()
-        if (model := app.store.current_model(SINGLE)) is None or model.labelled_count != sizes[number]:
-            app.train({"model": SINGLE, **plan.train, "seed": 1000 * seed + number})
+        if (model := app.store.current_model(oracle.model)) is None or model.labelled_count != sizes[number]:
+            app.train({"model": oracle.model, **plan.train, "seed": 1000 * seed + number})
         trained = time.monotonic()
         if _needs_records(strategy) and (number + 1 < len(sizes) or strategy == INITIAL):
             app.scoring({"method": RECORDS})
@@ -227,7 +123,7 @@ def simulate(
                 "labelled": sizes[number],
                 "train_seconds": round(trained - start, 1),
                 "score_seconds": round(scored - trained, 1),
-                **_evaluate(app, pool, plan.labels.split(",")),
+                **oracle.examine(app, pool.test, pool.labels),
             }
         )
         write_json(results, rows)
@@ -271,41 +167,25 @@ def _app(pool: Pool, plan: Plan, seed: int, studies: Path) -> Any:
     for name, path in pool.pool.items():
         if not (studies / name).exists():
             (studies / name).symlink_to(path.resolve())
+    conf = {"labels": plan.labels, "batch_size": str(plan.batch), "seed": str(seed), "auto_train": "false"}
+    if plan.preset:
+        conf["preset"] = plan.preset
+    if pool.groups:
+        groups = ({"file": name, "group": pool.groups[name]} for name in pool.pool)
+        write_table(studies / LABELS_TABLE, ("file", "group"), groups)
+        conf["group_by"] = "group"
     os.environ["MONAI_LABEL_DATASTORE_AUTO_RELOAD"] = "false"
     settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD = False
-    conf = {"labels": plan.labels, "batch_size": str(plan.batch), "seed": str(seed), "auto_train": "false"}
-    return app_instance(str(APP), str(studies), conf | ({"preset": plan.preset} if plan.preset else {}))
+    return app_instance(str(APPS / plan.app), str(studies), conf)
 
 
-def _annotate(app: Any, pool: Pool, strategy: str) -> None:
+def _annotate(app: Any, oracle: Oracle, pool: Pool, strategy: str) -> None:
     """Ask for the next image and give its true label."""
-    sample = app.next_sample({"strategy": strategy if strategy in CATALOGUE else "random", "client_id": "oracle"})
+    sample = app.next_sample({"strategy": strategy if strategy in CATALOGUE else "random", "client_id": ANNOTATOR})
     if not sample:
         raise ValueError("the pool has no image left: fewer rounds or a smaller batch are needed")
     name = Path(sample["name"]).name
-    label_id = app.datastore().save_label(sample["id"], str(pool.labels[name]), FINAL, {"client_id": "oracle"})
-    app.on_save_label(sample["id"], label_id)
-
-
-def _evaluate(app: Any, pool: Pool, labels: Sequence[str]) -> dict[str, Any]:
-    """Dice and HD95 of the current model on the test images."""
-    dice, hd95 = [], []
-    for name, path in sorted(pool.test.items()):
-        data = app._infers[SINGLE](
-            {"image": str(path), "device": name_to_device("cuda"), "skip_writer": True, "logging": "ERROR"}
-        )[1]
-        label = read_label(pool.labels[name], len(labels) + 1)
-        spacing = label.pixdim.tolist()
-        result = segmentation_metrics(data["pred"].as_tensor(), label[0].as_tensor(), len(labels) + 1, spacing)
-        dice.append(result[0])
-        hd95.append(result[1])
-    per_label, distances = np.nanmean(dice, axis=0), np.nanmean(np.vstack([hd95, np.full(len(labels), np.nan)]), axis=0)
-    return {
-        "dice_mean": round(float(per_label.mean()), 5),
-        **{f"dice_{label}": round(float(value), 5) for label, value in zip(labels, per_label, strict=True)},
-        **{f"hd95_{label}": round(float(value), 3) for label, value in zip(labels, distances, strict=True)},
-        "dice_per_image": [round(float(value), 5) for value in np.nanmean(dice, axis=1)],
-    }
+    app.on_save_label(sample["id"], oracle.answer(app, sample["id"], pool.labels[name]))
 
 
 def _worker(
@@ -378,13 +258,7 @@ def _in_order(
 
 
 def _write_results(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
-    temporary = out / "rounds.csv.tmp"
-    with temporary.open("w", newline="") as file:
-        columns = [name for name in rows[0] if name != "dice_per_image"]
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(out / "rounds.csv")
+    write_table(out / "rounds.csv", [name for name in rows[0] if name != "per_image"], rows)
 
 
 def _options(pairs: Sequence[str]) -> dict[str, str]:
@@ -400,6 +274,8 @@ def _options(pairs: Sequence[str]) -> dict[str, str]:
 def main(
     data: Annotated[Path, typer.Argument(help="folder with images and true labels", exists=True, file_okay=False)],
     labels: Annotated[str, typer.Option(help="label names, comma separated, value 1 first")] = "tumor",
+    app: Annotated[str, typer.Option(help=f"one of {', '.join(ORACLES)}")] = "volume_segmentation",
+    group_by: Annotated[str, typer.Option(help="patient: column of labels.csv or pattern on image ids")] = "",
     strategies: Annotated[str, typer.Option(help="query strategies, comma separated")] = "random,dropout_variance",
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     initial: Annotated[int, typer.Option(min=2, help="images labelled at random first")] = 5,
@@ -416,7 +292,7 @@ def main(
         float, typer.Option("--protocols", min=0, max=1, help="share of the pool from other scanners")
     ] = 0.0,
     duplicates: Annotated[int, typer.Option("--near-duplicates", min=0, help="with --protocols: copies added")] = 10,
-    target: Annotated[float, typer.Option(min=0, max=1, help="Dice for 'labels needed', 0: random's last")] = 0.0,
+    target: Annotated[float, typer.Option(min=0, max=1, help="result for 'labels needed', 0: random's last")] = 0.0,
     workers: Annotated[int, typer.Option(min=1, help="runs at a time")] = 1,
 ) -> None:
     """Compare query strategies on a folder with true labels."""
@@ -427,8 +303,12 @@ def main(
         raise typer.BadParameter(
             f"unknown: {', '.join(unknown)}; known: {', '.join(CATALOGUE)}", param_hint="--strategies"
         )
+    if app not in ORACLES:
+        raise typer.BadParameter(f"unknown: {app}; known: {', '.join(ORACLES)}", param_hint="--app")
+    if share > 0 and app != SegmentationOracle.app:
+        raise typer.BadParameter("changes volumes only", param_hint="--protocols")
     try:
-        pool = subset(read_pool(data), pool_size, test_size, seed=0)
+        pool = subset(read_pool(data, ORACLES[app], group_by), pool_size, test_size, seed=0)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="DATA") from error
     if share > 0:
@@ -439,14 +319,21 @@ def main(
         )
     out.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // workers)
-    plan = Plan(labels, initial, batch, rounds, preset, _options(train or []), threads)
+    plan = Plan(app, labels, initial, batch, rounds, preset, _options(train or []), threads)
     _check_resumable(
-        out, {"data": pool.name, "changes": pool.semi_synthetic, "images": len(pool.pool), "plan": asdict(plan)}
+        out,
+        {
+            "data": pool.name,
+            "changes": pool.semi_synthetic,
+            "images": len(pool.pool),
+            "group_by": group_by,
+            "plan": asdict(plan),
+        },
     )
     console.print(f"{pool.name}: {len(pool.pool)} pool and {len(pool.test)} test images {pool.semi_synthetic}")
     rows = run_all(pool, plan, names, seeds, out, workers, console)
     _write_results(rows, out)
-    summary = learning_curves.summarise(rows, pool.name, pool.semi_synthetic, target)
+    summary = learning_curves.summarise(rows, ORACLES[app].measures, pool.name, pool.semi_synthetic, target)
     write_json(out / "summary.json", summary)
     learning_curves.plot(rows, summary, out / "learning_curves.png")
     console.print(learning_curves.table(summary))

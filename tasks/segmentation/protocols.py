@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -21,6 +23,9 @@ from monai.transforms import (
     RandSimulateLowResolution,
     ScaleIntensity,
 )
+
+from tasks.files import write_json
+from tasks.pools import Pool
 
 ORIGINAL = "original"
 PROTOCOLS: Mapping[str, Callable[[], Compose]] = {
@@ -95,3 +100,41 @@ def apply(source: Path, target: Path, transform: Compose, seed: int) -> None:
         changed.append(np.where(channel == 0, 0, 1000 * (result - result.min() + 1e-3)))
     stacked = np.stack(changed, -1) if voxels.ndim == 4 else changed[0]
     nibabel.save(nibabel.Nifti1Image(stacked.astype(np.float32), image.affine), target)
+
+
+def mix_protocols(pool: Pool, share: float, duplicates: int, seed: int, folder: Path) -> Pool:
+    """A pool as if from several scanners, with near-duplicates, and a test set balanced over the
+
+    Args:
+        pool: real images.
+        share: share of the pool that changes protocol.
+        duplicates: near-duplicates added to the pool.
+        seed: decides everything random.
+        folder: where changed images are written (kept if they are there).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(name: str, source: Path, transform: Any) -> Path:
+        target = folder / name
+        if not target.is_file():
+            temporary = folder / f"part_{name}"
+            apply(source, temporary, transform, seed)
+            temporary.replace(target)
+        return target
+
+    def change(files: Mapping[str, Path], kinds: Mapping[str, str]) -> dict[str, Path]:
+        return {
+            name: files[name] if kind == ORIGINAL else write(name, files[name], PROTOCOLS[kind]())
+            for name, kind in kinds.items()
+        }
+
+    pool_kinds, test_kinds = assign(list(pool.pool), share, seed), balanced(list(pool.test), seed)
+    changed, test = change(pool.pool, pool_kinds), change(pool.test, test_kinds)
+    labels = dict(pool.labels)
+    for name in np.random.default_rng([seed, 1]).permutation(sorted(changed))[:duplicates]:
+        copy = f"duplicate_{name}"
+        changed[copy] = write(copy, changed[str(name)], near_duplicate())
+        labels[copy] = pool.labels[str(name)]
+    write_json(folder / "protocols.json", {"pool": pool_kinds, "test": test_kinds})
+    words = f"semi-synthetic: {share:.0%} of the pool with changed protocol, {duplicates} near-duplicates"
+    return replace(pool, pool=changed, test=test, labels=labels, semi_synthetic=words)

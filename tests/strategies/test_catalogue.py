@@ -23,7 +23,9 @@ def pool(n: int = 30, d: int = 4) -> Pool:
 @pytest.mark.parametrize("k", [1, 7, 30])
 def test_every_strategy_orders_a_batch(name, k):
     picked = CATALOGUE[name].select(pool(), k, np.random.default_rng(1))
-    assert len(picked) == len(set(picked.tolist())) == k
+    # The ends of the ranking are not served: rather a smaller batch.
+    largest = {"entropy_kl": 24, "entropy_kl_band": 9}.get(name, 30)
+    assert len(picked) == len(set(picked.tolist())) == min(k, largest)
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
@@ -39,6 +41,17 @@ def test_entropy_kl_never_serves_the_ends():
     ends = set(np.argsort(scores)[[0, 1, 2, -1, -2, -3]])
     for seed in range(50):
         assert not ends & set(CATALOGUE["entropy_kl"].select(pool(), 8, np.random.default_rng(seed)).tolist())
+
+
+@pytest.mark.parametrize("n", range(1, 25))
+@pytest.mark.parametrize("name", ["entropy_kl", "entropy_kl_band"])
+def test_trimmed_strategies_serve_small_pools_to_the_end(name, n):
+    assert 1 <= len(CATALOGUE[name].select(pool(n), 10, np.random.default_rng(0))) <= 10
+
+
+def test_the_band_is_in_rank_order_from_the_tenth_to_the_fortieth_percentile():
+    order = np.argsort(-pool().scores)
+    assert CATALOGUE["entropy_kl_band"].select(pool(), 30, np.random.default_rng(0)).tolist() == order[3:12].tolist()
 
 
 def test_the_default_comes_first_and_random_is_always_there():

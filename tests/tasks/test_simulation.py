@@ -12,11 +12,15 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from tasks import learning_curves, simulation
-from tasks.simulation import FULL_DATA, INITIAL, Plan, mix_protocols, read_pool, simulate, subset
+from tasks.pools import read_pool, subset
+from tasks.segmentation.oracle import SegmentationOracle
+from tasks.segmentation.protocols import mix_protocols
+from tasks.simulation import FULL_DATA, INITIAL, Plan, simulate
 from tests.server import ROOT
 from tests.tiny import QUICK
 
-PLAN = Plan("tumor", 2, 1, 2, "small", {name: str(value) for name, value in QUICK.items()}, 1)
+VOLUMES = SegmentationOracle()
+PLAN = Plan("volume_segmentation", "tumor", 2, 1, 2, "small", {name: str(value) for name, value in QUICK.items()}, 1)
 
 
 @pytest.fixture
@@ -27,12 +31,12 @@ def folder(datastore, tmp_path) -> Path:
 
 
 def test_a_folder_with_an_oracle_is_split_by_the_seed(folder):
-    pool = read_pool(folder)
+    pool = read_pool(folder, VOLUMES)
     assert (len(pool.pool), len(pool.test)) == (6, 2)
     assert set(pool.labels) == {*pool.pool, *pool.test}
     assert not set(pool.pool) & set(pool.test)
-    assert read_pool(folder) == pool
-    assert read_pool(folder, seed=1) != pool
+    assert read_pool(folder, VOLUMES) == pool
+    assert read_pool(folder, VOLUMES, seed=1) != pool
 
 
 def test_a_folder_with_a_description_keeps_its_split(tmp_path, folder):
@@ -42,20 +46,20 @@ def test_a_folder_with_a_description_keeps_its_split(tmp_path, folder):
         (folder / name).rename(folder / "images" / name)
         (folder / "oracle" / name).rename(folder / "labels" / name)
     (folder / "dataset.json").write_text(json.dumps({"pool": ["image0.nii.gz"], "test": ["image1.nii.gz"]}))
-    pool = read_pool(folder)
+    pool = read_pool(folder, VOLUMES)
     assert (list(pool.pool), list(pool.test)) == (["image0.nii.gz"], ["image1.nii.gz"])
     (folder / "labels" / "image1.nii.gz").unlink()
     with pytest.raises(ValueError, match=r"labels/image1\.nii\.gz is missing"):
-        read_pool(folder)
+        read_pool(folder, VOLUMES)
 
 
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no images with labels"):
-        read_pool(tmp_path)
+        read_pool(tmp_path, VOLUMES)
 
 
 def test_a_subset_is_drawn_by_the_seed(folder):
-    pool = read_pool(folder)
+    pool = read_pool(folder, VOLUMES)
     small = subset(pool, 3, 1, seed=0)
     assert (len(small.pool), len(small.test)) == (3, 1)
     assert set(small.pool) <= set(pool.pool)
@@ -64,7 +68,7 @@ def test_a_subset_is_drawn_by_the_seed(folder):
 
 
 def test_mixed_protocols_change_images_add_duplicates_and_name_the_pool(folder, tmp_path):
-    pool = read_pool(folder)
+    pool = read_pool(folder, VOLUMES)
     mixed = mix_protocols(pool, 0.5, 2, 0, tmp_path / "mixed")
     assert mixed.semi_synthetic == "semi-synthetic: 50% of the pool with changed protocol, 2 near-duplicates"
     assert len(mixed.pool) == len(pool.pool) + 2
@@ -87,7 +91,7 @@ def without_times(rows):
 
 
 def test_a_run_is_reproducible_and_a_killed_one_ends_as_if_it_had_not_been(folder, tmp_path):
-    pool = read_pool(folder)
+    pool = read_pool(folder, VOLUMES)
     straight = simulate(pool, PLAN, "dropout_variance", 0, tmp_path / "straight")
     assert [row["labelled"] for row in straight] == [2, 3, 4]
     assert {"dice_mean", "dice_tumor", "hd95_tumor", "train_seconds", "score_seconds"} <= set(straight[0])
@@ -103,7 +107,7 @@ def test_a_run_is_reproducible_and_a_killed_one_ends_as_if_it_had_not_been(folde
 
 
 def test_strategies_of_a_seed_start_from_the_same_initial_run(folder, tmp_path):
-    pool = read_pool(folder)
+    pool = read_pool(folder, VOLUMES)
     first = simulate(pool, PLAN, INITIAL, 0, tmp_path / "initial")
     assert len(first) == 1
     runs = {
@@ -123,7 +127,7 @@ def rows(strategy: str, seed: int, dice: list[float]) -> list[dict]:
             "round": number,
             "labelled": 5 * (number + 1),
             "dice_mean": value,
-            "dice_per_image": [value - 0.01, value, value + 0.01],
+            "per_image": [value - 0.01, value, value + 0.01],
         }
         for number, value in enumerate(dice)
     ]
@@ -133,20 +137,20 @@ def test_the_summary_counts_labels_relative_to_random():
     data = [row for seed in range(3) for row in rows("random", seed, [0.4, 0.6, 0.7 + seed / 1000])]
     data += [row for seed in range(3) for row in rows("bald", seed, [0.4, 0.75, 0.8 + seed / 1000])]
     data += [row | {"labelled": 40} for seed in range(3) for row in rows(FULL_DATA, seed, [0.8])]
-    summary = learning_curves.summarise(data, "pool", "", target=0.7)
+    summary = learning_curves.summarise(data, VOLUMES.measures, "pool", "", target=0.7)
     bald = summary["strategies"]["bald"]
     assert bald["labels_to_target"] == [10, 10, 10]
     assert summary["strategies"]["random"]["labels_to_target"] == [15, 15, 15]
     assert bald["labels_to_target_relative_to_random"] == pytest.approx(2 / 3, abs=1e-3)
     assert bald["area_under_curve"]["mean"] > summary["strategies"]["random"]["area_under_curve"]["mean"]
     assert bald["against_random"]["difference"] > 0
-    assert summary["full_data_dice"]["mean"] == 0.8
+    assert summary["full_data"]["dice_mean"]["mean"] == 0.8
     assert summary["rise_from_first_to_last_round"]["random"]["mean"] == pytest.approx(0.301)
 
 
 def test_one_seed_gives_no_p_value_and_valid_json():
     data = rows("random", 0, [0.1, 0.2]) + rows("bald", 0, [0.2, 0.3])
-    summary = learning_curves.summarise(data, "pool", "", target=0.0)
+    summary = learning_curves.summarise(data, VOLUMES.measures, "pool", "", target=0.0)
     assert summary["strategies"]["bald"]["against_random"]["p_holm"] is None
     json.dumps(summary, allow_nan=False)
     assert learning_curves.table(summary).row_count == 2
@@ -154,7 +158,7 @@ def test_one_seed_gives_no_p_value_and_valid_json():
 
 def test_a_target_nobody_reaches_is_no_number():
     data = [row for seed in range(2) for row in rows("random", seed, [0.1, 0.2])]
-    summary = learning_curves.summarise(data, "pool", "", target=0.9)
+    summary = learning_curves.summarise(data, VOLUMES.measures, "pool", "", target=0.9)
     assert summary["strategies"]["random"]["labels_to_target"] == [None, None]
     assert summary["strategies"]["random"]["labels_to_target_relative_to_random"] is None
 
