@@ -128,7 +128,7 @@ def main(
         names.append(file.name)
         digests.append(digest)
         hashes.append(bits)
-    copies = find_copies(names, digests, np.array(hashes).reshape(len(names), -1), distance)
+    copies = find_copies(names, digests, np.array(hashes).reshape(len(names), BITS), distance)
     table = studies / LABELS_TABLE
     labels = {row["file"]: row["label"] for row in read_table(table, ("file", "label"))} if table.is_file() else {}
     report = Table(title=f"copies among {len(names)} images")

@@ -65,3 +65,33 @@ def test_paired_comparison():
     assert rows["a"]["difference"] == pytest.approx(0.07 / 3)
     assert rows["a"]["p"] == pytest.approx(stats.ttest_rel([0.52, 0.63, 0.72], [0.5, 0.6, 0.7]).pvalue)
     assert rows["a"]["p_holm"] == pytest.approx(2 * rows["a"]["p"])
+
+
+def test_classification_metrics_of_two_classes():
+    probs = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
+    metrics = e.classification_metrics(probs, torch.tensor([0, 1, 0, 1]))
+    assert metrics["auc"] == 1.0
+    assert metrics["accuracy"] == 0.75
+    assert metrics["precision"] == pytest.approx((2 / 3 + 1) / 2)
+    assert metrics["cross_entropy"] == pytest.approx(-np.log([0.9, 0.4, 0.7, 0.8]).mean(), abs=1e-6)
+
+
+def test_auc_of_more_classes_is_the_mean_of_one_against_the_rest():
+    rng = np.random.default_rng(0)
+    probs = torch.from_numpy(rng.dirichlet(np.ones(3), 60))
+    classes = torch.from_numpy(rng.integers(0, 3, 60))
+    areas = []
+    for index in range(3):
+        positive, negative = probs[classes == index, index], probs[classes != index, index]
+        pairs = (positive[:, None] > negative[None]).double() + 0.5 * (positive[:, None] == negative[None]).double()
+        areas.append(float(pairs.mean()))
+    assert e.classification_metrics(probs, classes)["auc"] == pytest.approx(np.mean(areas))
+    without = classes.clone()
+    without[without == 2] = 0
+    assert np.isfinite(e.classification_metrics(probs, without)["auc"])
+    assert np.isnan(e.classification_metrics(probs, torch.zeros(60))["auc"])
+
+
+def test_a_class_never_predicted_has_no_precision():
+    probs = torch.tensor([[0.9, 0.1], [0.6, 0.4]])
+    assert e.classification_metrics(probs, torch.tensor([0, 1]))["precision"] == 0.25

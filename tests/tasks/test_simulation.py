@@ -12,11 +12,14 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from tasks import learning_curves, simulation
+from tasks.classification.oracle import ClassificationOracle
 from tasks.pools import read_pool, subset
 from tasks.segmentation.oracle import SegmentationOracle
 from tasks.segmentation.protocols import mix_protocols
 from tasks.simulation import FULL_DATA, INITIAL, Plan, simulate
 from tests.server import ROOT
+from tests.tasks.classification.conftest import QUICK as QUICK_CLASSIFIER
+from tests.tasks.classification.conftest import write_discs
 from tests.tiny import QUICK
 
 VOLUMES = SegmentationOracle()
@@ -219,3 +222,38 @@ def test_make_simulate_writes_everything_resumes_and_refuses_other_settings(fold
     other = make(2)
     assert other.returncode != 0
     assert "other settings" in other.stdout + other.stderr
+
+
+def test_images_are_graded_in_a_simulation_with_patients_kept_together(tmp_path):
+    write_discs(tmp_path / "discs", count=24)
+    reader = ClassificationOracle()
+    pool = read_pool(tmp_path / "discs", reader, "patient")
+    assert (len(pool.pool), len(pool.test)) == (18, 6)
+    patients = [{name.split("_")[0] for name in side} for side in (pool.pool, pool.test)]
+    assert not patients[0] & patients[1]
+    assert set(pool.labels.values()) == {"clear", "disc"}
+    train = {name: str(value) for name, value in QUICK_CLASSIFIER.items()} | {"learning_rates": "0.01,0.001"}
+    plan = Plan(reader.app, "clear,disc", 8, 2, 1, "small", train, 1)
+    rows = simulate(pool, plan, "entropy_kl", 0, tmp_path / "run")
+    assert [row["labelled"] for row in rows] == [8, 10]
+    assert all(0 <= row["auc"] <= 1 and 0 <= row["accuracy"] <= 1 for row in rows)
+    assert len(rows[0]["per_image"]) == 6
+    assert np.mean(rows[0]["per_image"]) == pytest.approx(rows[0]["accuracy"], abs=1e-4)
+    groups = (tmp_path / "run" / "studies" / "labels.csv").read_text().splitlines()
+    assert groups[0] == "file,group"
+    assert len(groups) == 19
+
+
+def test_a_patient_in_pool_and_test_is_refused(tmp_path):
+    write_discs(tmp_path / "images", count=6)
+    (tmp_path / "images" / "labels.csv").rename(tmp_path / "labels.csv")
+    split = {"pool": ["p0_0.png", "p1_0.png"], "test": ["p0_1.png"]}
+    (tmp_path / "dataset.json").write_text(json.dumps(split))
+    with pytest.raises(ValueError, match=r"the group of test image p0_1\.png is also in the pool"):
+        read_pool(tmp_path, ClassificationOracle(), "patient")
+    assert len(read_pool(tmp_path, ClassificationOracle()).pool) == 2
+
+
+def test_means_come_with_their_confidence_interval():
+    assert learning_curves.half_width([1.0, 2.0, 3.0]) == pytest.approx(4.302653 / 3**0.5, rel=1e-5)
+    assert np.isnan(learning_curves.half_width([1.0]))
