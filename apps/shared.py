@@ -19,6 +19,7 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes
 
 from apps import routes
+from apps.authentication import accept_tokens
 from apps.options import ConfigurationError, Options, refuse
 from strategies.catalogue import QueryStrategy, offered
 from strategies.next_sample import NextSample
@@ -196,7 +197,8 @@ class ActiveLearningApp:
         self.loop.wake()
 
     def on_init_complete(self) -> None:
-        """Server start: route, environment of the jobs, and the loop."""
+        """Server start: routes, environment of the jobs, and the loop."""
+        accept_tokens()
         os.environ[JOB_PROCESS] = "1"
         from monailabel.app import app as server
 

@@ -25,6 +25,7 @@ class Pool:
         class_scores: ``(n, classes)`` entropies weighted per foreground class, ``(n, 0)`` if not needed.
         embeddings: ``(n, d)``, ``(n, 0)`` if not needed.
         annotated: ``(m, d)`` embeddings of the labelled images, ``(0, d)`` if not needed.
+        held: ``(h,)`` scores of unlabelled images that cannot be chosen: leased, or in an open round already.
         round: 1 for the first scored round.
     """
 
@@ -33,6 +34,7 @@ class Pool:
     class_scores: Scores = field(default_factory=lambda: np.zeros((0, 0)))
     embeddings: Embeddings = field(default_factory=lambda: np.zeros((0, 0)))
     annotated: Embeddings = field(default_factory=lambda: np.zeros((0, 0)))
+    held: Scores = field(default_factory=lambda: np.zeros(0))
     round: int = 1
 
 
@@ -101,16 +103,21 @@ def _power(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
 
 
 def _trimmed_random(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
-    # Rather a smaller batch than an image of the trimmed ends.
-    n = len(pool.image_ids)
-    return selection.trimmed_random(pool.scores, min(k, n - 2 * selection.share_of(0.1, n)), rng, trim=0.1)
+    # Rather a smaller batch than an image of the trimmed ends; they are those of all unlabelled images, unless all
+    # between them are held.
+    held = pool.held if len(selection.ranked(pool.scores, 0.1, 0.1, pool.held)) else selection.NOTHING_HELD
+    left = len(selection.ranked(pool.scores, 0.1, 0.1, held))
+    return selection.trimmed_random(pool.scores, min(k, left), rng, held=held)
 
 
 def _band(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
-    # Rather a smaller batch than an image from outside the band; fewer than four images have none.
-    n = len(pool.image_ids)
-    width = selection.share_of(0.4, n) - selection.share_of(0.1, n)
-    return selection.band(pool.scores, min(k, width)) if width else selection.top(pool.scores, 1)
+    # Likewise; fewer than four images have no band.
+    for held in (pool.held, selection.NOTHING_HELD):
+        size = len(pool.scores) + len(held)
+        below = size - selection.share_of(0.4, size)
+        if left := len(selection.ranked(pool.scores, 0.1, below / size, held)):
+            return selection.band(pool.scores, min(k, left), held=held)
+    return selection.top(pool.scores, 1)
 
 
 def _representative(pool: Pool, k: int, rng: np.random.Generator) -> Indices:

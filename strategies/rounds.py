@@ -287,8 +287,20 @@ class Rounds:
             else np.zeros((len(rows), 0)),
             embeddings=embeddings,
             annotated=np.array(annotated).reshape(len(annotated), embeddings.shape[1]),
+            held=np.array(self._held_scores(session, strategy.score, version, rest) if strategy.score else []),
             round=round,
         )
+
+    def _held_scores(self, session: orm.Session, score: str, version: str, rest: sa.Select) -> list[float]:
+        """Scores of the unlabelled images that are not in ``rest``."""
+        value = Record.scores[score].as_float()
+        query = (
+            sa.select(value)
+            .join(Image, Image.image_id == Record.image_id)
+            .where(Record.model_version == version, value.is_not(None), *waiting(), Record.image_id.not_in(rest))
+            .order_by(Record.image_id)
+        )
+        return list(session.scalars(query))
 
     def assignment(self, session: orm.Session, lease: Lease) -> Assignment:
         """The lease as its annotator sees it."""

@@ -10,8 +10,10 @@ import pytest
 
 from strategies.store import Store
 from tasks.datastore import StudiesFolder
+from tasks.files import image_id, read_table
+from tasks.groups import LABELS_TABLE
 from tasks.models import ModelRegistry
-from tasks.phantoms import write_phantoms
+from tasks.phantoms import SLICE_CLASSES, write_phantoms, write_slices
 from tasks.segmentation.models import segmentation_models
 from tests.tiny import label_image, write_volume
 
@@ -42,6 +44,43 @@ def volumes(tmp_path_factory) -> Volumes:
         images = {name: folder / "images" / name for name in content["pool"][:12]}
         return Volumes(images, folder / "labels", ("anterior", "posterior"), tuple(content["test"]))
     return phantoms(tmp_path_factory.mktemp("phantoms"))
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Image files and true classes by image id, the class names, and a table with patients."""
+
+    images: dict[str, Path]
+    truth: dict[str, str]
+    classes: tuple[str, ...]
+    table: Path
+
+
+@pytest.fixture(scope="session")
+def slices(tmp_path_factory) -> Slices:
+    """Slices with patients and classes: real brain MR (160 of them), or slices of phantoms."""
+    folder = REAL / "lgg_slices"
+    if folder.is_dir():
+        names = json.loads((folder / "dataset.json").read_text())["pool"][:160]
+        images, table, classes = folder / "images", folder / LABELS_TABLE, ("no_tumour", "tumour")
+    else:
+        images = tmp_path_factory.mktemp("slices")
+        write_slices(images, patients=20, slices=8)
+        names, table, classes = sorted(path.name for path in images.glob("*.png")), images / LABELS_TABLE, SLICE_CLASSES
+    truth = {image_id(row["file"]): row["label"] for row in read_table(table, ("file", "label"))}
+    files = {image_id(name): images / name for name in names}
+    return Slices(files, {name: truth[name] for name in files}, classes, table)
+
+
+@pytest.fixture
+def graded_studies(tmp_path, slices) -> Path:
+    """A studies folder with links to the slices and the table with their patients."""
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    for path in slices.images.values():
+        (folder / path.name).symlink_to(path)
+    (folder / LABELS_TABLE).symlink_to(slices.table)
+    return folder
 
 
 @pytest.fixture(scope="session")

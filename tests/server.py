@@ -62,7 +62,7 @@ class Server:
         assert self.process is not None
         assert self.process.poll() is None, self.text()[-3000:]
         try:
-            return requests.get(f"{self.url}/info/", timeout=30).status_code == 200
+            return requests.get(f"{self.url}/info/", timeout=30).status_code in (200, 401)
         except requests.ConnectionError:
             return False
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from strategies.catalogue import CATALOGUE
 from strategies.rounds import Rounds
-from strategies.store import Event, Store
+from strategies.store import Event, ImageRecord, Store
 from tests.strategies.conftest import score
 
 VARIANCE, RANDOM, FIRST = CATALOGUE["dropout_variance"], CATALOGUE["random"], CATALOGUE["first"]
@@ -183,3 +183,16 @@ def test_two_processes_with_500_requests_each_never_share_lose_or_skip_an_image(
         process.join()
     assert sorted(image_id for _, image_id in taken) == ids
     assert Store(path).labelled_count() == (1000 if work is ask_and_label else 0)
+
+
+@pytest.mark.parametrize("strategy", ["entropy_kl", "entropy_kl_band"])
+def test_no_reader_and_no_later_round_gets_an_image_from_the_ends_of_the_ranking(store, clock, strategy):
+    ids = [f"image{i:02d}" for i in range(40)]
+    store.sync_images(dict.fromkeys(ids, False))
+    for rank, image_id in enumerate(ids):
+        store.add_record(ImageRecord(image_id, "v1", "f", {"entropy_kl": 1 - rank / 100}, {}, None))
+    store.complete_scoring("v1")
+    rounds = Rounds(store, batch_size=3, lease_minutes=30, seed=0, clock=clock)
+    allowed = ids[4:36] if strategy == "entropy_kl" else ids[4:16]
+    served = {rounds.next_image(CATALOGUE[strategy], f"reader{i}").image_id for i in range(len(allowed))}
+    assert served == set(allowed)

@@ -298,3 +298,20 @@ E5 = np.eye(5)
 def test_misuse_names_the_argument(call, argument):
     with pytest.raises(ValueError, match=argument):
         call()
+
+
+@given(st.integers(2, 40), st.integers(0, 20), st.integers(0, 1000))
+def test_held_images_take_part_in_the_order_but_are_never_picked(n, held_count, seed):
+    rng = np.random.default_rng(seed)
+    scores, held = rng.random(n), rng.random(held_count)
+    everything = np.concatenate([scores, held])
+    cut = len(everything) // 10
+    order = np.argsort(-everything)
+    middle = [index for index in order[cut : len(order) - cut] if index < n]
+    assert s.ranked(scores, 0.1, 0.1, held).tolist() == middle
+    if middle:
+        picked = s.trimmed_random(scores, len(middle), rng, held=held)
+        assert sorted(picked.tolist()) == sorted(middle)
+    inside = [index for index in order[cut : len(order) * 4 // 10] if index < n]
+    if inside:
+        assert s.band(scores, len(inside), held=held).tolist() == inside
