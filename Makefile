@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-STUDIES ?= sample_studies
 APP ?= apps/volume_segmentation
+# Generated studies of the kind that the app takes.
+SAMPLES := $(if $(findstring image_,$(APP)),sample_images,sample_studies)
+STUDIES ?= $(SAMPLES)
 PORT ?= 8000
 CONF ?=
 DATA ?= sample_studies
@@ -16,7 +18,7 @@ export MONAI_LABEL_TRACKING_ENABLED := false
 
 .PHONY: serve test test-e2e bench simulate lint clean
 
-serve: $(READY) $(if $(filter sample_studies,$(STUDIES)),sample_studies/.ready)
+serve: $(READY) $(if $(filter $(SAMPLES),$(STUDIES)),$(SAMPLES)/.ready)
 	monailabel start_server --app "$(APP)" --studies "$(STUDIES)" --host 127.0.0.1 --port $(PORT) $(CONF)
 
 test: $(READY) lint
@@ -39,7 +41,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) sample_studies runs
+	rm -rf $(VENV) sample_studies sample_images runs
 
 $(READY): requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -48,4 +50,8 @@ $(READY): requirements.txt
 
 sample_studies/.ready: | $(READY)
 	$(BIN)/python -m tasks.phantoms sample_studies
+	touch $@
+
+sample_images/.ready: | $(READY)
+	$(BIN)/python -m tasks.phantoms sample_images --slices
 	touch $@

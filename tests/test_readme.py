@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import requests
 
-from apps.shared import Options
+from apps.options import ClassificationOptions, Options, VolumeOptions
 from strategies import catalogue
 from tasks.segmentation.records import COMMITTEE_SCORES, SCORES
 from tests.server import ROOT, free_port, wait_for
@@ -44,10 +46,11 @@ def test_the_strategies_table_is_the_catalogue():
 
 def test_the_options_table_is_what_the_server_takes():
     rows = {name.strip("`"): default.strip("`") for name, default, _ in table("`--conf` option")}
-    assert list(rows) == [item.name for item in fields(Options)]
-    defaults = Options(strategy="dropout_variance", labels=("tumor",))
+    every_app = [item.name for item in fields(Options)]
+    own = [item.name for app in (VolumeOptions, ClassificationOptions) for item in fields(app)]
+    assert list(rows) == [*every_app, *(name for name in own if name not in every_app)]
     for name, shown in rows.items():
-        value = getattr(defaults, name)
+        value = getattr(ClassificationOptions() if name == "weights" else VolumeOptions(), name)
         expected = ",".join(value) if isinstance(value, tuple) else str(value).lower()
         assert shown == expected or float(shown) == value
 
@@ -71,28 +74,38 @@ RUN_HERE = (
     "make serve",
     'make serve STUDIES=/data/hippocampus CONF="--conf labels anterior,posterior"',
 )
+GRADING_HERE = (
+    "make serve APP=apps/image_classification",
+    "make serve APP=apps/image_classification STUDIES=/data/slices"
+    ' CONF="--conf labels LGG,HGG --conf group_by patient"',
+)
 RUN_ELSEWHERE = {
     "monailabel start_server --app apps/volume_segmentation --studies /data/hippocampus"
     " --conf labels anterior,posterior --conf strategy dropout_variance": "test_server.py",
     "monailabel start_server --app apps/volume_segmentation --studies http://127.0.0.1:8042/dicom-web": "e2e",
     'make simulate DATA=/data/hippocampus SIMULATE="--labels anterior,posterior'
     ' --strategies random,dropout_variance,core_set --seeds 3"': "tasks/test_simulation.py",
+    'make simulate DATA=/data/slices SIMULATE="--app image_classification --labels LGG,HGG --group-by patient'
+    ' --strategies random,entropy_kl --seeds 5 --initial 24"': "tasks/test_simulation.py",
+    "python -m tasks.classification.labels /data/slices --labels LGG,HGG": "test_server_classification.py",
+    "python -m tasks.duplicates /data/slices": "tasks/test_duplicates.py",
+    "python -m tasks.brats slices /data/BraTS /data/slices": "tasks/test_brats.py",
+    "python -m tasks.brats volumes /data/BraTS /data/volumes": "tasks/test_brats.py",
 }
 
 
 def test_every_command_is_run_by_a_test_or_by_ci():
-    assert set(commands()) == {*RUN_BY_CI, *RUN_HERE, *RUN_ELSEWHERE}
+    assert set(commands()) == {*RUN_BY_CI, *RUN_HERE, *GRADING_HERE, *RUN_ELSEWHERE}
     for command in RUN_BY_CI:
         assert f"\n{command}\n" in f"{CI}\n"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", RUN_HERE)
-def test_the_server_starts_by_the_commands_of_the_readme(command, studies, volumes, tmp_path):
+@contextmanager
+def running(line: str, log: Path) -> Iterator[tuple[str, dict]]:
+    """The server started by a command of the README: its address and its info."""
     port = free_port()
-    line = command.replace("/data/hippocampus", str(studies)).replace("anterior,posterior", ",".join(volumes.names))
+    url = f"http://127.0.0.1:{port}"
     environment = {**os.environ, "MONAI_LABEL_DATASTORE_AUTO_RELOAD": "true"}
-    log = tmp_path / "log.txt"
     with log.open("wb") as file:
         process = subprocess.Popen(
             f"{line} PORT={port}",
@@ -107,17 +120,37 @@ def test_the_server_starts_by_the_commands_of_the_readme(command, studies, volum
     def info() -> dict | None:
         assert process.poll() is None, log.read_text()[-3000:]
         try:
-            return requests.get(f"http://127.0.0.1:{port}/info/", timeout=30).json()
+            return requests.get(f"{url}/info/", timeout=30).json()
         except requests.ConnectionError:
             return None
 
     try:
-        answer = wait_for(info, 300, lambda: log.read_text()[-3000:])
-        own = "/data" in command
-        assert answer["labels"] == (list(volumes.names) if own else ["tumor"])
-        assert answer["datastore"]["total"] == (len(volumes.images) if own else 36)
-        sample = requests.post(f"http://127.0.0.1:{port}/activelearning/dropout_variance", timeout=60).json()
-        assert Path(sample["path"]).is_file()
+        yield url, wait_for(info, 300, lambda: log.read_text()[-3000:])
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", RUN_HERE)
+def test_the_server_starts_by_the_commands_of_the_readme(command, studies, volumes, tmp_path):
+    line = command.replace("/data/hippocampus", str(studies)).replace("anterior,posterior", ",".join(volumes.names))
+    with running(line, tmp_path / "log.txt") as (url, answer):
+        own = "/data" in command
+        assert answer["labels"] == (list(volumes.names) if own else ["tumor"])
+        assert answer["datastore"]["total"] == (len(volumes.images) if own else 36)
+        sample = requests.post(f"{url}/activelearning/dropout_variance", timeout=60).json()
+        assert Path(sample["path"]).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", GRADING_HERE)
+def test_the_grading_server_starts_by_the_commands_of_the_readme(command, graded_studies, slices, tmp_path):
+    line = command.replace("/data/slices", str(graded_studies)).replace("LGG,HGG", ",".join(slices.classes))
+    with running(line, tmp_path / "log.txt") as (url, answer):
+        own = "/data" in command
+        assert answer["labels"] == (list(slices.classes) if own else ["no_tumor", "tumor"])
+        assert answer["datastore"]["total"] == (len(slices.images) if own else 120)
+        assert requests.get(f"{url}/al/grade", timeout=60).status_code == 200
+        sample = requests.post(f"{url}/activelearning/entropy_kl", timeout=60).json()
+        assert requests.get(f"{url}/al/pixels", params={"image": sample["id"]}, timeout=60).status_code == 200

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.shared import ConfigurationError, Options
+from apps.options import ConfigurationError, Options, VolumeOptions
 
 
 def test_defaults_are_the_app_s():
@@ -24,7 +24,7 @@ def test_values_come_as_text():
         "channels": "t1c,t2",
         "seed": "7",
     }
-    options = Options.parse(conf, labels=("tumor",))
+    options = VolumeOptions.parse(conf, labels=("tumor",))
     assert options.labels == ("anterior", "posterior")
     assert options.channels == ("t1c", "t2")
     assert (options.batch_size, options.lease_minutes, options.auto_train, options.seed) == (3, 0.5, False, 7)
@@ -48,13 +48,13 @@ def test_values_come_as_text():
 )
 def test_refusals_name_the_option_and_the_value(name, value, words):
     with pytest.raises(ConfigurationError, match=words):
-        Options.parse({name: value}, labels=("tumor",))
+        VolumeOptions.parse({name: value}, labels=("tumor",))
 
 
 @given(st.sampled_from(["batch_size", "lease_minutes", "auto_train", "labels", "channels", "seed"]), st.text())
 def test_any_text_is_taken_or_refused(name, text):
     with contextlib.suppress(ConfigurationError):
-        options = Options.parse({name: text}, labels=("tumor",))
+        options = VolumeOptions.parse({name: text}, labels=("tumor",))
         assert options.batch_size >= 1
         assert options.lease_minutes > 0
         assert options.seed >= 0

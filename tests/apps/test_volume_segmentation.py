@@ -11,7 +11,7 @@ from fastapi import HTTPException
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 
-from apps.shared import ConfigurationError
+from apps.options import ConfigurationError
 from strategies.catalogue import CATALOGUE
 from tests.server import APP
 from tests.tiny import QUICK, write_volume
