@@ -17,7 +17,7 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.utils import processes
 from pydantic import BaseModel, Field
 
-from apps.routes import ANNOTATOR, READER, client_of
+from apps.routes import ANNOTATOR, LONGEST_NAME, READER, client_of
 from strategies.answers import LABELLED, AnswerError, Answers
 from strategies.next_sample import reply
 from tasks.files import ImageError
@@ -33,7 +33,7 @@ _ONLY_OURS = {"Content-Security-Policy": "default-src 'self'; img-src 'self' dat
 
 router = APIRouter(prefix=f"{settings.MONAI_LABEL_API_STR}/al", tags=["Grading"])
 
-Name = Annotated[str, Field(max_length=200)]
+Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 
 
 class SkipRequest(BaseModel):
@@ -84,7 +84,9 @@ def session(user: User = READER) -> dict[str, Any]:
 
 
 @router.get("/progress")
-def progress(request: Request, client_id: Annotated[str, Query(max_length=200)] = "", user: User = READER) -> Any:
+def progress(
+    request: Request, client_id: Annotated[str, Query(max_length=LONGEST_NAME)] = "", user: User = READER
+) -> Any:
     """Images in all, labelled, skipped, unreadable and labelled by the reader; the model and the running job."""
     app = app_instance()
     model = app.current_model()

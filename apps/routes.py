@@ -10,7 +10,7 @@ from monailabel.config import settings
 from monailabel.endpoints import datastore
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.datastore import DefaultLabelTag
-from monailabel.interfaces.exception import MONAILabelException
+from monailabel.interfaces.exception import ImageNotFoundException, MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 
 from strategies.next_sample import ANONYMOUS
@@ -18,6 +18,9 @@ from tasks.files import LabelError
 
 READER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
+
+LONGEST_NAME = 200
+"""Characters of a reader's name or an image id."""
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
 
@@ -68,14 +71,17 @@ def save_label(
         raise HTTPException(status_code=400, detail=f"params is no JSON: {error}") from error
     if not isinstance(info, dict):
         raise HTTPException(status_code=400, detail="params must be a JSON object")
+    for name in ("client_id", "answer_id"):
+        if not isinstance(info.get(name, ""), str) or len(info.get(name, "")) > LONGEST_NAME:
+            raise HTTPException(status_code=400, detail=f"{name} must be text of at most {LONGEST_NAME} characters")
     if settings.MONAI_LABEL_AUTH_ENABLE:
         info.setdefault("client_id", user.username)
-    if image not in app_instance().datastore().list_images():
-        raise HTTPException(status_code=404, detail=f"there is no image {image!r}")
     try:
         saved: dict[str, Any] = datastore.save_label(
             background_tasks, image, json.dumps(info), tag, label, user.username
         )
     except LabelError as error:
         raise HTTPException(status_code=400, detail=str(error)) from error
+    except ImageNotFoundException as error:
+        raise HTTPException(status_code=404, detail=f"there is no image {image!r}") from error
     return saved

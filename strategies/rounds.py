@@ -134,32 +134,31 @@ class Rounds:
         Args:
             image_id: id in the datastore.
             client_id: the annotator; default is whoever holds the lease.
-            details: anything worth keeping in the history; a repeated ``answer_id`` for the same image changes
-                nothing, so a client that has got no reply may send its answer again.
+            details: anything worth keeping in the history; a repeated ``answer_id`` for the same image is
+                noted once, so a client that has got no reply may send its answer again.
 
         Returns:
             The annotator noted in the history, empty if unknown.
         """
         with self.store.transaction() as session:
             time = self.clock()
-            if _is_known(session, image_id, details or {}):
-                return client_id or ""
             image = session.get(Image, image_id) or Image(image_id=image_id)
             image.labelled = True
             session.add(image)
             session.execute(sa.delete(Skip).where(Skip.image_id == image_id))
             lease = session.get(Lease, image_id)
             annotator = client_id or (lease.client_id if lease else "")
-            session.add(
-                Event(
-                    at=time,
-                    event="labelled",
-                    image_id=image_id,
-                    client_id=annotator,
-                    round_id=lease.round_id if lease else None,
-                    details=dict(details or {}),
+            if not _is_known(session, image_id, details or {}):
+                session.add(
+                    Event(
+                        at=time,
+                        event="labelled",
+                        image_id=image_id,
+                        client_id=annotator,
+                        round_id=lease.round_id if lease else None,
+                        details=dict(details or {}),
+                    )
                 )
-            )
             if lease is not None:
                 session.delete(lease)
             session.flush()

@@ -97,6 +97,7 @@ async function toggleOpinion() {
     at("ask").setAttribute("aria-pressed", "false");
     return;
   }
+  if (!state.model) await refreshProgress();
   if (!state.model) {
     notice("There is no trained model yet.");
     return;
@@ -168,6 +169,7 @@ async function signIn() {
 // What is written on the page
 
 function why(sample) {
+  if (!sample.rank) return "your last answer, taken back";
   const place = `image ${sample.rank} of ${sample.round_size}, round ${sample.round}`;
   if (sample.reason !== "scored") return `${place} · no scores yet, random order`;
   const score = sample.score === null ? "" : ` · score ${sample.score.toPrecision(3)}`;
@@ -180,7 +182,7 @@ async function refreshProgress() {
     state.model = now.model;
     const left = now.total - now.labelled - now.skipped - now.unreadable;
     const parts = [`${now.labelled} of ${now.total} graded`, `${now.mine} by you`, `${left} left`];
-    if (state.sample) parts.push(`round ${state.sample.round}: ${state.sample.remaining} of ${state.sample.round_size} left`);
+    if (state.sample?.round) parts.push(`round ${state.sample.round}: ${state.sample.remaining} of ${state.sample.round_size} left`);
     if (now.skipped) parts.push(`${now.skipped} skipped`);
     if (now.unreadable) parts.push(`${now.unreadable} unreadable`);
     if (now.job) parts.push(now.job === "train" ? "training …" : "scoring …");

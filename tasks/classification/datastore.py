@@ -29,7 +29,8 @@ class GradedFolder(StudiesFolder):
 
     def __init__(self, path: str, classes: Sequence[str] = (), **options: Any) -> None:
         self._classes = tuple(classes)
-        super().__init__(path, **{"extensions": [f"*{ending}" for ending in IMAGE_ENDINGS], **options})
+        endings = [*IMAGE_ENDINGS, *(ending.upper() for ending in IMAGE_ENDINGS)]
+        super().__init__(path, extensions=[f"*{ending}" for ending in endings], **options)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Store a class.

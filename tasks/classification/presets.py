@@ -65,8 +65,8 @@ class ClassifierPreset(Hyperparameters):
         """Raise ``ValueError`` for a value out of range, naming its option."""
         super().check()
         assert self.member_learning_rates
-        if self.network == "alexnet" and self.image_size < 64:
-            raise ValueError(f"image_size must be at least 64 for alexnet, got {self.image_size}")
+        if self.network != "small" and self.image_size < 64:
+            raise ValueError(f"image_size must be at least 64 for {self.network}, got {self.image_size}")
 
 
 PRESETS: dict[str, ClassifierPreset] = {

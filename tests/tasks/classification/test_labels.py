@@ -70,6 +70,14 @@ def test_labels_are_found_again_and_are_no_images(folder, tmp_path):
     assert GradedFolder(str(tmp_path / "studies"), classes=CLASSES).get_labeled_images() == ["p0_0"]
 
 
+def test_endings_in_capitals_are_images_too(tmp_path, truth):
+    studies = tmp_path / "studies"
+    (studies / "p0_0.png").rename(studies / "p0_0.PNG")
+    folder = GradedFolder(str(studies), classes=CLASSES)
+    assert set(folder.list_images()) == set(truth)
+    assert folder.get_image_uri("p0_0").endswith("p0_0.PNG")
+
+
 def test_a_removed_label_is_gone_and_told(tmp_path, truth):
     told = []
     folder = GradedFolder(str(tmp_path / "studies"), classes=CLASSES, on_change=lambda: told.append(1))

@@ -149,6 +149,7 @@ def test_unusable_images_and_labels_are_named(registry, datastore, tmp_path):
         ("learning_rates", "0.1,100", "learning_rates must be between"),
         ("network", "vgg", "network must be one of alexnet, resnet34, small"),
         ("image_size", "16", "image_size must be between 32 and 2048"),
+        ("network", "resnet34", "image_size must be at least 64 for resnet34, got 32"),
     ],
 )
 def test_wrong_options_stop_before_training(registry, datastore, option, value, words):
