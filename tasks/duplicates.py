@@ -140,7 +140,8 @@ def main(
         shown = ", ".join(copy.file for copy in inside[:4]) + (" …" if len(inside) > 4 else "")
         words = f"[red]{' / '.join(found)}[/]" if len(found) > 1 else "".join(found)
         report.add_row(str(group), str(len(inside)), str(sum(copy.exact for copy in inside)), words, shown)
-    console.print(report)
+    if copies:
+        console.print(report)
     out = studies / "active_learning" / DUPLICATES_TABLE
     out.parent.mkdir(exist_ok=True)
     write_table(out, ("file", "group", "exact", "distance"), [vars(copy) for copy in copies])
