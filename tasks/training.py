@@ -19,11 +19,11 @@ from monai.data import DataLoader, ThreadDataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import LrScheduleHandler, ValidationHandler
 from monai.utils import set_determinism
-from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 from monailabel.utils.others.generic import device_list
 
-from tasks.files import reason, write_json
+from tasks.files import image_id, reason, write_json
 from tasks.groups import Grouping, hold_out
 from tasks.hyperparameters import Hyperparameters, whole_number
 from tasks.models import Architecture, Checkpoint, ModelRegistry
@@ -172,14 +172,13 @@ class MembersTrainTask(BasicTrainTask):
         return state
 
     def _labelled(self, datastore: Datastore) -> list[dict[str, Any]]:
-        final = DefaultLabelTag.FINAL
-        items = []
-        for image_id in sorted(datastore.get_labeled_images()):
-            label_id = datastore.get_label_by_image_id(image_id, final)
-            label = datastore.get_label_uri(label_id, final)
-            items.append({"id": image_id, "image": datastore.get_image_uri(image_id), "label": label})
+        items = sorted(datastore.datalist(), key=lambda item: str(item["image"]))
         if len(items) < MINIMUM_LABELS:
             raise TrainingError(f"training needs at least {MINIMUM_LABELS} labelled images, there are {len(items)}")
+        # The list has the files that links lead to, which may have other names than the images.
+        names = {datastore.get_image_uri(name): name for name in datastore.get_labeled_images()}
+        for item in items:
+            item["id"] = names.get(item["image"]) or image_id(item["image"])
         for item, group in zip(items, self.grouping([item["id"] for item in items]), strict=True):
             item["group"] = int(group)
         return items

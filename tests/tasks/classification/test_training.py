@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tasks.classification.datastore import GradedFolder
 from tasks.classification.models import CLASSIFIER, COMMITTEE
 from tasks.classification.presets import PRESETS
 from tasks.classification.training import ClassifierTrainTask
@@ -103,6 +104,19 @@ def test_slices_of_a_patient_are_never_on_both_sides(registry, datastore):
         patients = [{item["id"][:-2] for item in part} for part in (training, validation)]
         assert not patients[0] & patients[1]
         assert {item["label"] for item in training} == {0, 1}
+
+
+def test_the_patient_is_found_by_the_image_s_name_not_by_that_of_the_file_a_link_leads_to(registry, tmp_path, truth):
+    studies = tmp_path / "studies"
+    for number, name in enumerate(truth):
+        (studies / f"{name}.png").rename(tmp_path / f"raw{number}.png")
+        (studies / f"{name}.png").symlink_to(tmp_path / f"raw{number}.png")
+    datastore = GradedFolder(str(studies), classes=CLASSES)
+    for name, label in truth.items():
+        datastore.save_class(name, label, "final", {})
+    items = trainer(registry, grouping=Grouping(pattern=r"^(p\d+)"))._labelled(datastore)
+    assert {item["id"] for item in items} == set(truth)
+    assert len({item["group"] for item in items}) == 8
 
 
 def test_a_rare_class_counts_more(registry):
