@@ -123,6 +123,7 @@ def check_inference(server: Server, volumes) -> None:
     assert "unsigned char" in header or "uint8" in header
 
 
+@pytest.mark.e2e  # trains a whole preset twice: minutes
 def test_killed_in_training_and_in_scoring_it_goes_on_and_loses_nothing(make_server, volumes, studies):
     server = make_server(batch_size="5").start()
     for _ in range(5):

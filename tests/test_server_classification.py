@@ -18,10 +18,14 @@ QUICK = {"image_size": 64, "max_epochs": 3, "iterations_per_epoch": 5, "val_inte
 LABELS = 40
 
 
+def make_server(studies: Path, slices, folder: Path, **conf: str) -> Server:
+    conf = {"labels": ",".join(slices.classes), "preset": "small", "group_by": "patient", "batch_size": "8"} | conf
+    return Server(studies, folder, app=APP, **conf)
+
+
 @pytest.fixture
 def server(graded_studies, slices, tmp_path):
-    conf = {"labels": ",".join(slices.classes), "preset": "small", "group_by": "patient", "auto_train": "false"}
-    with Server(graded_studies, tmp_path, app=APP, batch_size="8", **conf) as server:
+    with make_server(graded_studies, slices, tmp_path, auto_train="false") as server:
         yield server
 
 
@@ -83,6 +87,36 @@ def test_cold_start_forty_labels_committee_scores_and_the_trimmed_range(server, 
     assert list(result["probabilities"]) == list(slices.classes)
     assert result["label"] in slices.classes
     store.close()
+
+
+def test_killed_in_training_and_in_scoring_it_goes_on_and_loses_nothing(slices, graded_studies, tmp_path):
+    server = make_server(graded_studies, slices, tmp_path, strategy="flip_consistency").start()
+    try:
+        for _ in range(8):
+            grade_next(server, slices, tmp_path, strategy="flip_consistency")
+        held = server.client("ann").next_sample("random", {"client_id": "ann"})["id"]
+        wait_for(lambda: "epoch 1 of" in server.text(), 240, lambda: server.text()[-3000:])
+        server.kill()
+        store = Store(graded_studies / "active_learning" / "store.sqlite")
+        assert store.labelled_count() == 8
+        assert store.current_model("classifier") is None
+        server.start()
+        assert server.client("ann").next_sample("random", {"client_id": "ann"})["id"] == held
+        wait_for(lambda: "scored 3 of" in server.text(), 240, lambda: server.text()[-3000:])
+        server.kill()
+        version = store.current_model("classifier").version
+        done = len(store.records(version))
+        assert 3 <= done < len(slices.images)
+        assert store.serving_version() == ""
+        server.start()
+        wait_for(store.serving_version, 240, lambda: server.text()[-3000:])
+        assert f"scoring {len(slices.images) - done} of {len(slices.images)} images" in server.text()
+        assert len(store.records(version)) == len(slices.images)
+        assert store.labelled_count() == 8
+        assert grade_next(server, slices, tmp_path, strategy="flip_consistency")["reason"] == "scored"
+        store.close()
+    finally:
+        server.kill()
 
 
 def test_labels_of_a_table_are_imported_into_a_running_server(server, slices, graded_studies):
