@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 from scipy import stats
@@ -75,29 +76,34 @@ def summarise(rows: Rows, measures: Sequence[Measure], data: str, semi_synthetic
 
 def plot(rows: Rows, summary: Mapping[str, Any], path: Path) -> None:
     """Learning curves: every seed thin, their mean with its 95 % confidence band, the full-data model as a line."""
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
-    axes = figure.add_subplot()
-    key, title = summary["measures"][0]["key"], summary["measures"][0]["title"]
+    measures = summary["measures"]
+    figure = Figure(figsize=(7.5 * len(measures), 5), layout="constrained")
+    for panel, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
+        _plot_measure(panel, rows, measure["key"])
+        if summary["full_data"] is not None:
+            full = summary["full_data"][measure["key"]]["mean"]
+            panel.axhline(full, color="black", linestyle="--", linewidth=1, label="full data")
+        panel.set_xlabel("labelled images")
+        panel.set_ylabel(f"{measure['title']} on test images")
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8)
+    note = f" ({summary['semi_synthetic']})" if summary["semi_synthetic"] else ""
+    figure.suptitle(f"{summary['data']}, {summary['seeds']} seeds{note}", fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def _plot_measure(panel: Axes, rows: Rows, key: str) -> None:
     values = [row[key] for row in rows]
-    axes.set_ylim(max(0.0, min(values) - 0.05), min(1.0, max(values) + 0.05))
+    panel.set_ylim(max(0.0, min(values) - 0.05), min(1.0, max(values) + 0.05))
     for name, by_seed in _curves(rows).items():
         seeds = sorted(by_seed)
         x = [row["labelled"] for row in by_seed[seeds[0]]]
         y = np.array([[row[key] for row in by_seed[seed]] for seed in seeds])
-        (line,) = axes.plot(x, y.mean(0), marker="o", markersize=4, label=name)
-        axes.plot(x, y.T, color=line.get_color(), linewidth=0.6, alpha=0.4)
+        (line,) = panel.plot(x, y.mean(0), marker="o", markersize=4, label=name)
+        panel.plot(x, y.T, color=line.get_color(), linewidth=0.6, alpha=0.4)
         if len(seeds) > 1:
             half = np.array([half_width(column) for column in y.T])
-            axes.fill_between(x, y.mean(0) - half, y.mean(0) + half, color=line.get_color(), alpha=0.12)
-    if summary["full_data"] is not None:
-        axes.axhline(summary["full_data"][key]["mean"], color="black", linestyle="--", linewidth=1, label="full data")
-    axes.set_xlabel("labelled images")
-    axes.set_ylabel(f"{title} on test images")
-    note = f" ({summary['semi_synthetic']})" if summary["semi_synthetic"] else ""
-    axes.set_title(f"{summary['data']}, {summary['seeds']} seeds{note}", fontsize=9)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+            panel.fill_between(x, y.mean(0) - half, y.mean(0) + half, color=line.get_color(), alpha=0.12)
 
 
 def table(summary: Mapping[str, Any]) -> Table:
