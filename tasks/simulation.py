@@ -1,6 +1,6 @@
 """Play the annotator on images with true labels, through the same app object that the server uses.
 
-``python -m tasks.simulation run FOLDER --labels anterior,posterior --out runs/hippocampus`` for several strategies
+``python -m tasks.simulation FOLDER --labels anterior,posterior --out runs/hippocampus`` for several strategies
 and seeds; every seed gives all strategies the same initial images, test images and training budget. A killed run
 goes on where it stopped when the same command is given again.
 """

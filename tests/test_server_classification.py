@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,9 +122,6 @@ def test_killed_in_training_and_in_scoring_it_goes_on_and_loses_nothing(slices, 
 
 
 def test_labels_of_a_table_are_imported_into_a_running_server(server, slices, graded_studies):
-    import subprocess
-    import sys
-
     line = [sys.executable, "-m", "tasks.classification.labels", str(graded_studies)]
     line += ["--labels", ",".join(slices.classes)]
     result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)

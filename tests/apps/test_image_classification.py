@@ -12,6 +12,8 @@ from monailabel.interfaces.utils.app import app_instance
 from apps.grading import for_the_screen
 from apps.options import ConfigurationError
 from apps.shared import JOB_PROCESS
+from strategies.store import Event
+from tasks.images import read_image
 from tests.server import ROOT
 from tests.tasks.classification.conftest import QUICK, write_discs
 
@@ -185,8 +187,6 @@ def test_an_answer_sent_again_is_counted_once_and_a_late_one_is_kept(http, app):
         assert grade(http, image, answer_id="one").status_code == 200
     assert progress(http)["labelled"] == 1
     assert grade(http, image, "clear", reader="bob", answer_id="two").status_code == 200
-    from strategies.store import Event
-
     with app.store.reading() as session:
         events = session.query(Event).filter(Event.event == "labelled").order_by(Event.id).all()
     assert [(event.client_id, event.details["label"]) for event in events] == [("ann", "disc"), ("bob", "clear")]
@@ -216,8 +216,6 @@ def test_the_session_tells_classes_and_strategies(http):
 
 
 def test_pixels_of_an_eight_bit_image_are_its_bytes(http, app):
-    from tasks.images import read_image
-
     answer = http.get("/al/pixels", params={"image": "p0_0"})
     header = json.loads(answer.headers["X-Image"])
     assert (header["width"], header["height"], header["channels"], header["bits"]) == (24, 24, 1, 8)

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 
 import jwt
@@ -148,8 +149,6 @@ def test_the_model_s_opinion_is_hidden_until_asked_for_and_noted(server, browser
 
 def canvas_mean(reader: Reader) -> float:
     """Mean grey value of the shown canvas, read from a screenshot."""
-    from io import BytesIO
-
     with Image.open(BytesIO(reader.page.locator("#image").screenshot())) as picture:
         return float(np.asarray(picture.convert("L")).mean())
 

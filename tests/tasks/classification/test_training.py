@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 from tasks.classification.datastore import GradedFolder
 from tasks.classification.models import CLASSIFIER, COMMITTEE
@@ -173,8 +174,6 @@ def test_wrong_options_stop_before_training(registry, datastore, option, value, 
 
 @pytest.mark.parametrize("network", ["alexnet", "resnet34"])
 def test_the_published_networks_train_and_say_what_they_start_from(registry, datastore, tmp_path, network):
-    import torchvision
-
     torch.manual_seed(0)
     torch.save(getattr(torchvision.models, network)(weights=None).state_dict(), tmp_path / "weights.pth")
     task = trainer(registry, weights=str(tmp_path / "weights.pth"))
