@@ -131,8 +131,13 @@ def running(line: str, log: Path) -> Iterator[tuple[str, dict]]:
         process.wait()
 
 
+def first_fast(commands: tuple[str, ...]) -> list:
+    """The embedded default among the tests that everybody runs, the others among the long ones."""
+    return [commands[0], *(pytest.param(command, marks=pytest.mark.e2e) for command in commands[1:])]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("command", RUN_HERE)
+@pytest.mark.parametrize("command", first_fast(RUN_HERE))
 def test_the_server_starts_by_the_commands_of_the_readme(command, studies, volumes, tmp_path):
     line = command.replace("/data/hippocampus", str(studies)).replace("anterior,posterior", ",".join(volumes.names))
     with running(line, tmp_path / "log.txt") as (url, answer):
@@ -144,7 +149,7 @@ def test_the_server_starts_by_the_commands_of_the_readme(command, studies, volum
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", GRADING_HERE)
+@pytest.mark.parametrize("command", first_fast(GRADING_HERE))
 def test_the_grading_server_starts_by_the_commands_of_the_readme(command, graded_studies, slices, tmp_path):
     line = command.replace("/data/slices", str(graded_studies)).replace("LGG,HGG", ",".join(slices.classes))
     with running(line, tmp_path / "log.txt") as (url, answer):

@@ -91,6 +91,7 @@ def test_cold_start_forty_labels_committee_scores_and_the_trimmed_range(server, 
     store.close()
 
 
+@pytest.mark.e2e  # three starts and four jobs: minutes
 def test_killed_in_training_and_in_scoring_it_goes_on_and_loses_nothing(slices, graded_studies, tmp_path):
     server = make_server(graded_studies, slices, tmp_path, strategy="flip_consistency").start()
     try:

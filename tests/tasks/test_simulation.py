@@ -192,6 +192,7 @@ def test_wrong_arguments_are_explained(command, folder, tmp_path, options, words
 
 
 @pytest.mark.slow
+@pytest.mark.e2e  # minutes
 def test_make_simulate_writes_everything_resumes_and_refuses_other_settings(folder, tmp_path):
     out = tmp_path / "out"
     options = "--labels tumor --strategies random,dropout_variance --seeds 1 --initial 2 --rounds 1 --preset small"
