@@ -73,7 +73,7 @@ def page_file(name: str) -> FileResponse:
 
 @router.get("/session")
 def session(user: User = READER) -> dict[str, Any]:
-    """What a reader works with: ``classes``, ``strategies`` (the default first), ``model`` and ``user``."""
+    """What a reader works with: ``name``, ``classes``, ``strategies`` (the default first) and ``user``."""
     app = app_instance()
     return {
         "name": app.name,

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 from typing_extensions import Self
 
+from tasks.files import split_names
+
 
 class ConfigurationError(ValueError):
     """A ``--conf`` option that is unknown or has a wrong value; the message names it."""
@@ -110,7 +112,7 @@ def _boolean(text: str) -> bool:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    return tuple(split_names(text))
 
 
 def _is_name(part: str) -> bool:

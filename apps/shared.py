@@ -38,7 +38,8 @@ JOB_PROCESS = "ACTIVE_LEARNING_JOB"
 """Environment variable that the server sets for the training and scoring processes it starts."""
 
 
-def _is_remote(studies: str) -> bool:
+def is_remote(studies: str) -> bool:
+    """Whether the studies are in a DICOMweb archive, not in a folder."""
     return studies.startswith(("http://", "https://"))
 
 
@@ -80,7 +81,7 @@ class ActiveLearningApp:
             self.query_strategies = self._offered()
             self.folder = (
                 Path(app_dir) / "model" / f"{zlib.crc32(studies.encode()):08x}"
-                if _is_remote(studies)
+                if is_remote(studies)
                 else Path(studies) / "active_learning"
             )
             self.grouping = self._grouping(studies)
@@ -114,7 +115,7 @@ class ActiveLearningApp:
         return offered(self.options.strategy or self.default_strategy, self.scores, self.embeddings, self.pseudo_labels)
 
     def _grouping(self, studies: str) -> Grouping:
-        if not _is_remote(studies):
+        if not is_remote(studies):
             return read_grouping(Path(studies), self.options.group_by, self.folder / DUPLICATES_TABLE)
         if self.options.group_by:
             raise ConfigurationError("option group_by needs a local studies folder")
@@ -122,7 +123,7 @@ class ActiveLearningApp:
 
     def init_datastore(self) -> Datastore:
         """A guarded folder for local studies, MONAI Label's own datastore for servers."""
-        if _is_remote(self.studies):
+        if is_remote(self.studies):
             return super().init_datastore()  # type: ignore[misc]
         job = JOB_PROCESS in os.environ
         return self.studies_folder(

@@ -20,7 +20,7 @@ import typer
 from monai.transforms import Activationsd
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.basic_infer import BasicInferTask
-from monailabel.tasks.segmentation.scoring.epistemic_v2 import EpistemicScoring
+from monailabel.tasks.scoring.epistemic_v2 import EpistemicScoring
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table

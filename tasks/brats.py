@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from tasks.files import ImageError, write_table
+from tasks.files import ImageError, split_names, write_table
 from tasks.groups import LABELS_TABLE
 
 GRADES = ("LGG", "HGG")
@@ -197,7 +197,7 @@ def volumes(
     """Volumes with one file per sequence, and true labels in oracle."""
     console = Console()
     studies.mkdir(parents=True, exist_ok=True)
-    names = [name.strip() for name in channels.split(",") if name.strip()]
+    names = split_names(channels)
     rows = []
     for patient in _each(brats, console):
         try:

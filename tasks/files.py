@@ -56,6 +56,11 @@ def image_id(name: str | Path) -> str:
     return name[: len(name) - len(ending)]
 
 
+def split_names(text: str) -> list[str]:
+    """Names in a text with commas between them; empty ones are left out."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
     """Rows of a CSV file with a header line.
 

@@ -29,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from strategies.catalogue import CATALOGUE
 from tasks import learning_curves
 from tasks.classification.oracle import ClassificationOracle
-from tasks.files import write_json, write_table
+from tasks.files import split_names, write_json, write_table
 from tasks.groups import LABELS_TABLE
 from tasks.oracle import ANNOTATOR, Oracle
 from tasks.pools import Pool, read_pool, subset
@@ -297,7 +297,7 @@ def main(
 ) -> None:
     """Compare query strategies on a folder with true labels."""
     console = Console()
-    names = [name.strip() for name in strategies.split(",") if name.strip()]
+    names = split_names(strategies)
     unknown = [name for name in names if name not in CATALOGUE]
     if unknown:
         raise typer.BadParameter(

@@ -16,7 +16,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from apps import grading, routes
 from apps.options import ClassificationOptions, ConfigurationError, refuse
-from apps.shared import ActiveLearningApp
+from apps.shared import ActiveLearningApp, is_remote
 from tasks.classification.datastore import GradedFolder
 from tasks.classification.inference import ClassifierInferTask
 from tasks.classification.models import CLASSIFIER, COMMITTEE, classification_models
@@ -40,7 +40,7 @@ class ImageClassification(ActiveLearningApp, MONAILabelApp):
     routers = (routes.router, grading.router)
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        if studies.startswith(("http://", "https://")):
+        if is_remote(studies):
             refuse(ConfigurationError(f"studies {studies} must be a local folder: this app grades image files"))
         super().__init__(
             app_dir,

@@ -15,7 +15,7 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 from rich.console import Console
 
 from tasks.classification.datastore import GradedFolder
-from tasks.files import ImageError, LabelError, image_id, read_table
+from tasks.files import ImageError, image_id, read_table, split_names
 from tasks.groups import LABELS_TABLE
 
 
@@ -84,10 +84,10 @@ def main(
     table: Annotated[Path | None, typer.Option(help="CSV with file and label; default labels.csv in STUDIES")] = None,
 ) -> None:
     """Import labels from a CSV file into a studies folder."""
-    classes = [name.strip() for name in labels.split(",") if name.strip()]
+    classes = split_names(labels)
     try:
         counts = import_labels(studies, table or studies / LABELS_TABLE, classes)
-    except (ValueError, LabelError) as error:
+    except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--table") from error
     Console().print(", ".join(f"{count} {name}" for name, count in counts.items()))
 
