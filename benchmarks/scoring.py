@@ -29,18 +29,18 @@ from strategies.store import Store
 from tasks.datastore import StudiesFolder
 from tasks.models import Checkpoint
 from tasks.phantoms import write_phantoms
-from tasks.segmentation.inference import checkpoint_preprocessing, volume_inferer
 from tasks.segmentation.models import SINGLE, segmentation_models
-from tasks.segmentation.networks import UNet3d
-from tasks.segmentation.presets import PRESETS
-from tasks.segmentation.scoring import ScoreVolumes
-from tasks.segmentation.volumes import IMAGE_ENDINGS
+from tasks.segmentation.networks import SplitUNet
+from tasks.volume_segmentation.inference import checkpoint_preprocessing, volume_inferer
+from tasks.volume_segmentation.presets import PRESETS
+from tasks.volume_segmentation.scoring import ScoreVolumes
+from tasks.volume_segmentation.volumes import IMAGE_ENDINGS
 
 
 class StockInfer(BasicInferTask):
     """A stock infer task as ``EpistemicScoring`` needs it: dropout active, probabilities, no file written."""
 
-    def __init__(self, checkpoint: Checkpoint, network: UNet3d) -> None:
+    def __init__(self, checkpoint: Checkpoint, network: SplitUNet) -> None:
         super().__init__(
             path=None,
             network=network,
@@ -106,7 +106,7 @@ def main(
 def measure(studies: Path, folder: Path, preset: str, passes: int, device: str) -> dict[str, list[float]]:
     """Seconds per volume of each way of scoring."""
     settings = PRESETS[preset]
-    network = UNet3d(settings.architecture(1, 3)).eval()
+    network = SplitUNet(settings.architecture(1, 3)).eval()
     checkpoint = Checkpoint(
         network.architecture,
         [network.state_dict()],

@@ -21,7 +21,7 @@ from scipy import stats
 
 
 def segmentation_metrics(
-    prediction: torch.Tensor, label: torch.Tensor, classes: int, spacing: Sequence[float]
+    prediction: torch.Tensor, label: torch.Tensor, classes: int, spacing: Sequence[float], ignore_empty: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Dice and 95th percentile of the Hausdorff distance per foreground class.
 
@@ -30,14 +30,15 @@ def segmentation_metrics(
         label: ``[X, Y, Z]`` class values.
         classes: number of classes, background included.
         spacing: voxel size in mm.
+        ignore_empty: whether a class that the label lacks has no Dice; else it is 1 if the prediction lacks it too.
 
     Returns:
-        Two ``(classes - 1,)`` arrays. Dice is NaN where the label lacks the class; HD95 (mm) is NaN where label or
-        prediction lack it.
+        Two ``(classes - 1,)`` arrays. Dice is NaN where the label lacks the class and ``ignore_empty``; HD95 (mm) is
+        NaN where label or prediction lack it.
     """
     y_pred = one_hot(prediction[None, None], classes)
     y = one_hot(label[None, None], classes)
-    dice = compute_dice(y_pred, y, include_background=False)[0].numpy()
+    dice = compute_dice(y_pred, y, include_background=False, ignore_empty=ignore_empty)[0].numpy()
     hd95 = np.full(classes - 1, np.nan)
     for index in range(1, classes):
         if y[0, index].any() and y_pred[0, index].any():

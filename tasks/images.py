@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel
@@ -37,17 +39,29 @@ def read_image(path: str | Path) -> np.ndarray:
         ImageError: missing or unreadable file, other channels, several pages or slices, NaN.
     """
     file = Path(path)
+    with reading(file):
+        array = _read_nifti(file) if is_nifti(file) else read_picture(file)
+    if not np.isfinite(array).all():
+        raise ImageError(f"{file} contains NaN or infinite values")
+    return array
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into an :class:`ImageError` that names it."""
     if not file.is_file():
         raise ImageError(f"{file} is missing")
     try:
-        array = _read_nifti(file) if file.name.lower().endswith((".nii", ".nii.gz")) else _read_picture(file)
+        yield
     except ImageError:
         raise
     except Exception as error:  # every reader library raises its own kinds
         raise ImageError(f"{file} cannot be read: {reason(error)}") from error
-    if not np.isfinite(array).all():
-        raise ImageError(f"{file} contains NaN or infinite values")
-    return array
+
+
+def is_nifti(file: Path) -> bool:
+    """Whether a file is a NIfTI by its name."""
+    return file.name.lower().endswith((".nii", ".nii.gz"))
 
 
 def intensities(image: np.ndarray) -> torch.Tensor:
@@ -65,23 +79,33 @@ def intensities(image: np.ndarray) -> torch.Tensor:
     return torch.as_tensor(np.asarray(scale(image.copy())), dtype=torch.float32)
 
 
-def _read_picture(file: Path) -> np.ndarray:
+def read_picture(file: Path, upright: bool = True) -> np.ndarray:
+    """Pixels of a PNG, JPEG or TIFF file.
+
+    Args:
+        file: the picture.
+        upright: turn a photograph as its EXIF data say; else rows and columns are as they are stored.
+
+    Returns:
+        ``[C, rows, columns]``, one or three channels; ``uint8`` for 8-bit images, else ``float32``.
+    """
     with Image.open(file) as picture:
         pages = getattr(picture, "n_frames", 1)
         if pages != 1:
             raise ImageError(f"{file} has {pages} pages; an image has one")
-        upright = ImageOps.exif_transpose(picture)
-        if upright.mode in _COLOUR:
-            upright = upright.convert("RGB")
-        elif upright.mode in ("1", "LA", "La"):
-            upright = upright.convert("L")
-        array = np.asarray(upright)
+        turned = ImageOps.exif_transpose(picture) if upright else picture
+        if turned.mode in _COLOUR:
+            turned = turned.convert("RGB")
+        elif turned.mode in ("1", "LA", "La"):
+            turned = turned.convert("L")
+        array = np.asarray(turned)
     if array.dtype != np.uint8:
         array = array.astype(np.float32)
     return np.moveaxis(array, -1, 0).copy() if array.ndim == 3 else array[None]
 
 
-def _read_nifti(file: Path) -> np.ndarray:
+def read_nifti_slice(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels ``[X, Y, 1, C]`` float32 of a NIfTI slice as they are stored, and its affine."""
     image = nibabel.load(file)
     shape = image.shape
     if not 2 <= len(shape) <= 4 or (len(shape) > 2 and shape[2] != 1):
@@ -89,10 +113,14 @@ def _read_nifti(file: Path) -> np.ndarray:
     channels = shape[3] if len(shape) == 4 else 1
     if channels not in (1, 3):
         raise ImageError(f"{file} has {channels} channels; 1 or 3 are supported")
-    voxels = np.asarray(image.dataobj, dtype=np.float32).reshape(*shape[:2], 1, channels)
-    ras = nibabel.orientations.apply_orientation(voxels, nibabel.io_orientation(image.affine))
-    # In RAS the axes go to the patient's right and to anterior; the screen has right on the left and anterior on top.
-    plane = np.moveaxis(ras, -1, 0).squeeze(3) if ras.shape[2] == 1 else None
-    if plane is None:
+    if nibabel.aff2axcodes(image.affine)[2] not in ("S", "I"):
         raise ImageError(f"{file} is not an axial slice: its thin axis is not the third one in RAS")
+    return np.asarray(image.dataobj, dtype=np.float32).reshape(*shape[:2], 1, channels), image.affine
+
+
+def _read_nifti(file: Path) -> np.ndarray:
+    voxels, affine = read_nifti_slice(file)
+    ras = nibabel.orientations.apply_orientation(voxels, nibabel.io_orientation(affine))
+    # In RAS the axes go to the patient's right and to anterior; the screen has right on the left and anterior on top.
+    plane = np.moveaxis(ras, -1, 0).squeeze(3)
     return plane[:, ::-1, ::-1].transpose(0, 2, 1).copy()

@@ -34,13 +34,13 @@ from tasks.groups import LABELS_TABLE
 from tasks.oracle import ANNOTATOR, Oracle
 from tasks.pools import Pool, read_pool, subset
 from tasks.scoring import RECORDS
-from tasks.segmentation.oracle import SegmentationOracle
-from tasks.segmentation.protocols import mix_protocols
+from tasks.volume_segmentation.oracle import VolumeOracle
+from tasks.volume_segmentation.protocols import mix_protocols
 
 logger = logging.getLogger(__name__)
 
 APPS = Path(__file__).resolve().parents[1] / "apps"
-ORACLES: dict[str, Oracle] = {oracle.app: oracle for oracle in (SegmentationOracle(), ClassificationOracle())}
+ORACLES: dict[str, Oracle] = {oracle.app: oracle for oracle in (VolumeOracle(), ClassificationOracle())}
 FULL_DATA = learning_curves.FULL_DATA
 INITIAL = "initial"
 
@@ -305,7 +305,7 @@ def main(
         )
     if app not in ORACLES:
         raise typer.BadParameter(f"unknown: {app}; known: {', '.join(ORACLES)}", param_hint="--app")
-    if share > 0 and app != SegmentationOracle.app:
+    if share > 0 and app != VolumeOracle.app:
         raise typer.BadParameter("changes volumes only", param_hint="--protocols")
     try:
         pool = subset(read_pool(data, ORACLES[app], group_by), pool_size, test_size, seed=0)

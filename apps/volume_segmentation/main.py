@@ -16,14 +16,12 @@ from monailabel.interfaces.tasks.train import TrainTask
 from apps.options import VolumeOptions
 from apps.shared import ActiveLearningApp
 from tasks.scoring import RECORDS
-from tasks.segmentation.inference import VolumeInferTask
-from tasks.segmentation.models import BOOTSTRAP, SINGLE, segmentation_models
-from tasks.segmentation.presets import PRESETS
+from tasks.segmentation.models import BOOTSTRAP, BOOTSTRAP_MEMBERS, SINGLE, segmentation_models
 from tasks.segmentation.records import COMMITTEE_SCORES, SCORES
-from tasks.segmentation.scoring import ScoreVolumes
-from tasks.segmentation.training import VolumeTrainTask
-
-BOOTSTRAP_MEMBERS = 4
+from tasks.volume_segmentation.inference import VolumeInferTask
+from tasks.volume_segmentation.presets import PRESETS
+from tasks.volume_segmentation.scoring import ScoreVolumes
+from tasks.volume_segmentation.training import VolumeTrainTask
 
 
 class VolumeSegmentation(ActiveLearningApp, MONAILabelApp):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +10,8 @@ import torch
 import torchvision
 from monai.networks.blocks import Convolution
 from torch import nn
+
+from tasks.dropout import stochastic
 
 NETWORKS = ("alexnet", "resnet34", "small")
 """AlexNet (Hao et al. 2021) and ResNet34 (PCDAL 2023) from torchvision, and a small network for CPUs."""
@@ -94,9 +94,7 @@ class ImageClassifier(nn.Module):
         Returns:
             Logits ``[passes, classes]``.
         """
-        devices = [features.device] if features.is_cuda else []
-        with torch.random.fork_rng(devices=devices), _active_dropout(self.hidden):
-            torch.manual_seed(zlib.crc32(seed.encode()))
+        with stochastic(self.hidden, zlib.crc32(seed.encode()), features.device):
             logits: torch.Tensor = self.output(self.hidden(features.expand(passes, -1)))
         return logits
 
@@ -125,16 +123,3 @@ class _SmallTrunk(nn.Sequential):
 class _MeanAndMaximum(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
-
-
-@contextmanager
-def _active_dropout(layers: nn.Module) -> Iterator[None]:
-    dropouts = [layer for layer in layers.modules() if isinstance(layer, nn.Dropout)]
-    before = [layer.training for layer in dropouts]
-    try:
-        for layer in dropouts:
-            layer.train()
-        yield
-    finally:
-        for layer, training in zip(dropouts, before, strict=True):
-            layer.train(training)

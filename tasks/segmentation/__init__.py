@@ -1,1 +1,1 @@
-"""Segmentation of volumes: networks, trainers, inferers and the scoring pass."""
+"""What segmentation of volumes and of images share: networks, windows, training, inference and the record."""

@@ -1,17 +1,22 @@
-"""The models of the volumetric app."""
+"""The models of the segmentation apps."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from strategies.store import Store
+from tasks.models import Architecture as AnyArchitecture
 from tasks.models import ModelRegistry
 from tasks.segmentation.networks import Architecture
 
 SINGLE = "segmentation"
 BOOTSTRAP = "segmentation_bootstrap"
+BOOTSTRAP_MEMBERS = 4
 
 
-def segmentation_models(folder: Path, store: Store) -> ModelRegistry:
+def segmentation_models(
+    folder: Path, store: Store, architecture: Callable[..., AnyArchitecture] = Architecture
+) -> ModelRegistry:
     """Scoring uses the single model and, if there is one, the bootstrap committee."""
-    return ModelRegistry(folder, store, Architecture, (SINGLE, BOOTSTRAP), together=True)
+    return ModelRegistry(folder, store, architecture, (SINGLE, BOOTSTRAP), together=True)

@@ -1,13 +1,31 @@
-"""The 3D U-Net, split where its only stochastic layer begins."""
+"""The U-Net that is split where its only stochastic layer begins, and what scoring asks of any network."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import torch
 from monai.networks.blocks import Convolution
+from monai.networks.layers import Conv, Pool
 from torch import nn
 from torch.nn import functional
+
+
+class StochasticNetwork(Protocol):
+    """A segmentation network that scoring can sample.
+
+    What :meth:`features` returns first is for :meth:`head` and :meth:`sample_head` of the same network only.
+    """
+
+    def features(self, x: torch.Tensor) -> tuple[Any, torch.Tensor]:
+        """The deterministic part on ``[B, C, *S]``, and the embedding ``[B, d]``."""
+
+    def head(self, features: Any) -> torch.Tensor:
+        """Logits ``[B, classes, *S]`` without dropout."""
+
+    def sample_head(self, features: Any, passes: int, generator: torch.Generator) -> torch.Tensor:
+        """Logits ``[passes, classes, *S]`` of stochastic passes over the first image."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +40,7 @@ class Architecture:
         norm: ``"group"`` (8 groups), ``"instance"``.
         activation: MONAI activation name, ``"relu"`` or ``"leakyrelu"``.
         dropout: probability with which the head drops a feature of the last decoding convolution.
+        spatial_dims: 3 for volumes, 2 for images.
     """
 
     in_channels: int
@@ -31,6 +50,7 @@ class Architecture:
     norm: str = "group"
     activation: str = "relu"
     dropout: float = 0.5
+    spatial_dims: int = 3
 
     @property
     def divisor(self) -> int:
@@ -41,13 +61,13 @@ class Architecture:
         """Plain values for a checkpoint; ``Architecture(**values)`` restores them."""
         return asdict(self)
 
-    def build(self) -> UNet3d:
+    def build(self) -> SplitUNet:
         """The network with random weights."""
-        return UNet3d(self)
+        return SplitUNet(self)
 
 
-class UNet3d(nn.Module):
-    """3D U-Net with max pooling, trilinear upsampling and one dropout layer before the last projection.
+class SplitUNet(nn.Module):
+    """U-Net with max pooling, linear upsampling and one dropout layer before the last projection.
 
     Source: Kim et al. 2024, table 1 (after Peng et al. 2021): 3x3x3 kernels, 512 features at the deepest of 5
     levels, dropout on the last decoding convolution, active in training and when the head is sampled. Dropout
@@ -66,15 +86,23 @@ class UNet3d(nn.Module):
         self.decoder = nn.ModuleList(
             self._block(deep + shallow, shallow) for shallow, deep in zip(widths[-2::-1], widths[:0:-1], strict=True)
         )
-        self.pool = nn.MaxPool3d(2)
-        self.upsample = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=False)
-        self.projection = nn.Conv3d(widths[0], architecture.out_channels, kernel_size=1)
+        dims = architecture.spatial_dims
+        self.pool = Pool[Pool.MAX, dims](2)
+        self.upsample = nn.Upsample(scale_factor=2, mode="trilinear" if dims == 3 else "bilinear", align_corners=False)
+        self.projection = Conv[Conv.CONV, dims](widths[0], architecture.out_channels, kernel_size=1)
 
     def _block(self, in_channels: int, out_channels: int) -> nn.Sequential:
         norm = ("group", {"num_groups": 8}) if self.architecture.norm == "group" else ("instance", {"affine": True})
         return nn.Sequential(
             *(
-                Convolution(3, channels, out_channels, act=self.architecture.activation, norm=norm, adn_ordering="NA")
+                Convolution(
+                    self.architecture.spatial_dims,
+                    channels,
+                    out_channels,
+                    act=self.architecture.activation,
+                    norm=norm,
+                    adn_ordering="NA",
+                )
                 for channels in (in_channels, out_channels)
             )
         )
@@ -83,10 +111,10 @@ class UNet3d(nn.Module):
         """The deterministic part: everything before the dropout layer, and the deepest encoder output.
 
         Args:
-            x: ``[B, in_channels, X, Y, Z]``, sides multiples of ``architecture.divisor``.
+            x: ``[B, in_channels, *S]``, sides multiples of ``architecture.divisor``.
 
         Returns:
-            Decoder features ``[B, first_features, X, Y, Z]`` and the embedding ``[B, deepest features]``, the
+            Decoder features ``[B, first_features, *S]`` and the embedding ``[B, deepest features]``, the
             deepest encoder output averaged over space (Kim et al. 2024, eq. 2).
         """
         skips = []
@@ -106,18 +134,19 @@ class UNet3d(nn.Module):
             stochastic: drop features also in evaluation mode.
         """
         active = self.training or stochastic
-        dropped: torch.Tensor = functional.dropout3d(features, self.architecture.dropout, training=active)
+        drop = functional.dropout3d if self.architecture.spatial_dims == 3 else functional.dropout2d
+        dropped: torch.Tensor = drop(features, self.architecture.dropout, training=active)
         logits: torch.Tensor = self.projection(dropped)
         return logits
 
     def sample_head(self, features: torch.Tensor, passes: int, generator: torch.Generator) -> torch.Tensor:
-        """``passes`` stochastic heads on the features of one image.
+        """``passes`` stochastic heads on the features of the first image.
 
         Dropping feature ``f`` equals setting column ``f`` of the projection to zero, so all passes are one
         convolution with ``passes * out_channels`` rows.
 
         Args:
-            features: ``[1, first_features, *S]``.
+            features: ``[B, first_features, *S]``.
             passes: number of stochastic passes.
             generator: source of the dropout masks, on the CPU (the same masks on every device).
 
@@ -128,11 +157,13 @@ class UNet3d(nn.Module):
         masks = torch.rand(passes, self.projection.in_channels, generator=generator) < keep
         scaled = masks.to(features) / keep
         weight = self.projection.weight.flatten(1).to(features)
-        rows = (scaled[:, None, :] * weight[None]).reshape(-1, features.shape[1], 1, 1, 1)
+        dims = self.architecture.spatial_dims
+        rows = (scaled[:, None, :] * weight[None]).reshape(-1, features.shape[1], *([1] * dims))
         bias = None if self.projection.bias is None else self.projection.bias.to(features).repeat(passes)
-        logits = functional.conv3d(features, rows, bias)
+        convolve = functional.conv3d if dims == 3 else functional.conv2d
+        logits = convolve(features[:1], rows, bias)
         return logits.reshape(passes, -1, *features.shape[2:])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits ``[B, out_channels, X, Y, Z]``."""
+        """Logits ``[B, out_channels, *S]``."""
         return self.head(self.features(x)[0])

@@ -1,27 +1,33 @@
-"""The annotator of volumes in a simulation, and the examination by Dice and HD95."""
+"""The annotator of segmentations in a simulation, and the examination by Dice and HD95."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from monai.data import MetaTensor
 from monailabel.utils.others.generic import name_to_device
 
 from tasks.evaluation import segmentation_metrics
 from tasks.oracle import ANNOTATOR, FINAL, Measure, Oracle
 from tasks.segmentation.models import SINGLE
-from tasks.segmentation.volumes import IMAGE_ENDINGS, read_label
 
 
 class SegmentationOracle(Oracle):
     """True labels are files of the same name in ``labels/`` (with a ``dataset.json``) or ``oracle/``."""
 
-    app = "volume_segmentation"
     model = SINGLE
-    endings = IMAGE_ENDINGS
     measures = (Measure("dice_mean", "mean foreground Dice"),)
+
+    ignore_empty: ClassVar[bool] = True
+    """Whether an image without foreground is left out of the Dice; else it counts 1 if nothing was found in it."""
+
+    @abstractmethod
+    def read_label(self, label: str, classes: int) -> MetaTensor:
+        """A true label ``[1, *S]`` in the geometry of its file."""
 
     def truth(self, folder: Path, names: Sequence[str], described: bool) -> dict[str, str]:
         """Label files."""
@@ -44,9 +50,10 @@ class SegmentationOracle(Oracle):
             data = app._infers[SINGLE](
                 {"image": str(path), "device": name_to_device("cuda"), "skip_writer": True, "logging": "ERROR"}
             )[1]
-            label = read_label(truth[name], len(labels) + 1)
+            label = self.read_label(truth[name], len(labels) + 1)
             spacing = label.pixdim.tolist()
-            result = segmentation_metrics(data["pred"].as_tensor(), label[0].as_tensor(), len(labels) + 1, spacing)
+            maps = (data["pred"].as_tensor(), label[0].as_tensor())
+            result = segmentation_metrics(*maps, len(labels) + 1, spacing, self.ignore_empty)
             dice.append(result[0])
             hd95.append(result[1])
         per_label = np.nanmean(dice, axis=0)

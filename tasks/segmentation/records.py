@@ -17,11 +17,11 @@ import torch
 
 from strategies import acquisition
 from tasks.scoring import Scores
-from tasks.segmentation.inferer import VolumeInferer
-from tasks.segmentation.networks import UNet3d
+from tasks.segmentation.inferer import WindowInferer
+from tasks.segmentation.networks import StochasticNetwork
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
-"""Views of ``[B, C, X, Y, Z]`` in RAS: identity and flips in the axial plane; the slice axis is never flipped."""
+"""Views of ``[B, C, X, Y, ...]``: identity and flips in the image plane; the slice axis is never flipped."""
 
 SCORES = (
     "dropout_variance",
@@ -50,9 +50,9 @@ class Scorer:
 
     def __init__(
         self,
-        network: UNet3d,
-        committee: Sequence[UNet3d],
-        inferer: VolumeInferer,
+        network: StochasticNetwork,
+        committee: Sequence[torch.nn.Module],
+        inferer: WindowInferer,
         labels: Sequence[str],
         passes: int = 20,
         seed: int = 0,
@@ -74,7 +74,7 @@ class Scorer:
 
         Args:
             image_id: id in the datastore, seeds the dropout masks.
-            image: ``[C, X, Y, Z]`` in RAS.
+            image: ``[C, *S]``, the image plane first.
 
         Raises:
             ValueError: a score that is not finite.
@@ -86,7 +86,7 @@ class Scorer:
             with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
                 return self._statistics(window, generator, embeddings)
 
-        classes = self.network.architecture.out_channels
+        classes = len(self.labels) + 1
         maps = self.inferer(image[None].to(self.device), statistics)[0]
         mean, single, rest = maps[:classes], maps[classes : 2 * classes], maps[2 * classes :]
         entropy = acquisition.predictive_entropy_map(mean[None])
@@ -127,7 +127,7 @@ class Scorer:
         flipped_back = torch.stack(
             [view.flip([axis - 1 for axis in axes]) if axes else view for view, axes in zip(probs, FLIPS, strict=True)]
         )
-        sampled = self.network.sample_head(features[:1], self.passes, generator).float().softmax(1)
+        sampled = self.network.sample_head(features, self.passes, generator).float().softmax(1)
         maps = [
             *sampled.mean(0),
             *probs[0],

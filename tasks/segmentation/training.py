@@ -1,165 +1,46 @@
-"""The trainers ``segmentation`` (one model) and ``segmentation_bootstrap`` (a committee)."""
+"""What trainers of segmentation models share: loss, metrics and what a validation reports."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from monai.handlers import MeanDice, from_engine
-from monai.losses import DiceCELoss
-from monai.transforms import (
-    AsDiscreted,
-    Compose,
-    RandAffined,
-    RandCropByPosNegLabeld,
-    RandFlipd,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
-    SpatialPadd,
-)
+from monai.handlers import IgniteMetricHandler, from_engine
+from monai.metrics import DiceMetric
+from monai.transforms import AsDiscreted, Compose
 from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 
-from tasks.files import ImageError
-from tasks.groups import Grouping
-from tasks.models import ModelRegistry
-from tasks.segmentation.inferer import VolumeInferer
-from tasks.segmentation.networks import Architecture
-from tasks.segmentation.presets import Preset, voxels
-from tasks.segmentation.volumes import preprocessing, read_label, read_volume
-from tasks.training import MembersTrainTask, parameters
+from tasks.training import MembersTrainTask
 
 
-class VolumeTrainTask(MembersTrainTask):
-    """Trains one segmentation model or a bootstrap committee.
-
-    Args:
-        name: name under which the model is published, also the trainer's name.
-        description: one line for people.
-        registry: where the result is published.
-        preset: default hyper-parameters; requests may change each of them.
-        labels: foreground label names, value 1 first.
-        channels: channel names, empty for single files.
-        seed: makes split, sampling and initial weights reproducible.
-        members: 1 for a single model; more for a committee, each on a sample with replacement.
-        grouping: images that must be on the same side of the validation split.
-    """
+class SegmentationTrainTask(MembersTrainTask):
+    """Trains networks that give one class to every voxel or pixel; the best mean foreground Dice is kept."""
 
     key_metric = BasicTrainTask.VAL_METRIC_MEAN_DICE
 
-    def __init__(
-        self,
-        name: str,
-        description: str,
-        registry: ModelRegistry,
-        preset: Preset,
-        labels: Sequence[str],
-        channels: Sequence[str] = (),
-        seed: int = 0,
-        members: int = 1,
-        grouping: Grouping | None = None,
-    ) -> None:
-        super().__init__(name, description, registry, preset, labels, seed, members, grouping)
-        if members > 1:
-            self._config["members"] = members
-        self.channels = list(channels)
-        self._in_channels = 1
-
-    def check_items(self, items: list[dict[str, Any]]) -> None:
-        """Read every image and label: channels, shapes and values must fit."""
-        shapes = []
-        for item in items:
-            image = read_volume(item["image"], self.channels)
-            read_label(item["label"], len(self.label_names) + 1, like=image.shape[1:])
-            shapes.append(image.shape[0])
-            if image.shape[0] != shapes[0]:
-                raise ImageError(f"{item['image']} has {image.shape[0]} channels, {items[0]['image']} has {shapes[0]}")
-        self._in_channels = shapes[0]
-
-    def architecture(self, preset: Preset) -> Architecture:
-        """The 3D U-Net."""
-        return preset.architecture(self._in_channels, len(self.label_names) + 1)
-
-    def inference_settings(self, preset: Preset) -> Mapping[str, Any]:
-        """Spacing, window and overlap."""
-        return preset.inference_settings
-
-    def member_items(self, items: list[Any], request: Mapping[str, Any]) -> list[Any]:
-        """Committee members draw with replacement."""
-        if request["members"] == 1:
-            return items
-        rng = np.random.default_rng([request["seed"], request["member"]])
-        return [items[index] for index in rng.integers(0, len(items), len(items))]
+    ignore_empty = True
+    """Whether a label without foreground is left out of the Dice; else it counts 1 if the prediction is empty too."""
 
     def report(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Dice per label."""
         per_label = np.nan_to_num(np.asarray(torch.as_tensor(metrics["dice_per_label"])).reshape(-1))
         return {"dice": {name: round(float(value), 4) for name, value in zip(self.label_names, per_label, strict=True)}}
 
-    def loss_function(self, context: Context) -> DiceCELoss:
-        """Dice + cross entropy, one to one."""
-        return DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
-
-    def train_pre_transforms(self, context: Context) -> Compose:
-        """Preprocessing, then foreground-aware patches and augmentation."""
-        preset: Preset = parameters(context)
-        patch = voxels(preset.patch_size, "patch_size")
-        keys = ["image", "label"]
-        steps: list[Any] = [*self._preprocessing(context).transforms, SpatialPadd(keys, patch)]
-        steps.append(
-            RandCropByPosNegLabeld(
-                keys,
-                "label",
-                patch,
-                pos=preset.foreground_ratio,
-                neg=1 - preset.foreground_ratio,
-                num_samples=preset.patches_per_image,
-            )
-        )
-        if preset.augmentation:
-            steps += [RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(3)]
-            steps += [
-                RandAffined(
-                    keys,
-                    prob=0.5,
-                    rotate_range=[np.pi / 12] * 3,
-                    scale_range=[0.15] * 3,
-                    mode=["bilinear", "nearest"],
-                    padding_mode="zeros",
-                ),
-                RandScaleIntensityd("image", factors=0.2, prob=0.5),
-                RandShiftIntensityd("image", offsets=0.2, prob=0.5),
-            ]
-        return Compose(steps)
-
-    def val_pre_transforms(self, context: Context) -> Compose:
-        """Preprocessing only: validation sees whole images."""
-        return self._preprocessing(context)
-
-    def _preprocessing(self, context: Context) -> Compose:
-        spacing = parameters(context).spacing
-        return preprocessing(self.channels, len(self.label_names) + 1, self._in_channels, spacing, labels=True)
-
     def val_post_transforms(self, context: Context) -> Compose:
         """Predictions and labels as one-hot maps."""
         classes = len(self.label_names) + 1
         return Compose([AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=[classes, classes])])
 
-    def val_inferer(self, context: Context) -> VolumeInferer:
-        """Sliding windows over whole images."""
-        preset: Preset = parameters(context)
-        roi = voxels(preset.roi_size, "roi_size")
-        return VolumeInferer(roi, preset.overlap, preset.divisor)
-
-    def val_key_metric(self, context: Context) -> dict[str, MeanDice]:
+    def val_key_metric(self, context: Context) -> dict[str, IgniteMetricHandler]:
         """Mean foreground Dice."""
-        return {self.key_metric: _dice("mean")}
+        return {self.key_metric: self._dice("mean")}
 
-    def val_additional_metrics(self, context: Context) -> dict[str, MeanDice]:
+    def val_additional_metrics(self, context: Context) -> dict[str, IgniteMetricHandler]:
         """Dice per label."""
-        return {"dice_per_label": _dice("mean_batch")}
+        return {"dice_per_label": self._dice("mean_batch")}
 
-
-def _dice(reduction: str) -> MeanDice:
-    return MeanDice(include_background=False, reduction=reduction, output_transform=from_engine(["pred", "label"]))
+    def _dice(self, reduction: str) -> IgniteMetricHandler:
+        metric = DiceMetric(include_background=False, reduction=reduction, ignore_empty=self.ignore_empty)
+        return IgniteMetricHandler(metric, output_transform=from_engine(["pred", "label"]), save_details=False)

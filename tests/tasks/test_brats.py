@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from tasks import brats
 from tasks.images import read_image
-from tasks.segmentation.volumes import read_label, read_volume
+from tasks.volume_segmentation.volumes import read_label, read_volume
 
 SHAPE = (12, 10, 40)
 AFFINE = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1.0]])

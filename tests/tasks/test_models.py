@@ -7,7 +7,7 @@ import torch
 
 from tasks.models import Checkpoint, read_checkpoint
 from tasks.segmentation.models import BOOTSTRAP, SINGLE
-from tasks.segmentation.networks import Architecture, UNet3d
+from tasks.segmentation.networks import Architecture, SplitUNet
 
 ARCHITECTURE = Architecture(1, 2, levels=2, first_features=4, norm="instance")
 SETTINGS = {"spacing": 0.0, "roi_size": "16x16x16", "overlap": 0.25}
@@ -15,7 +15,7 @@ SETTINGS = {"spacing": 0.0, "roi_size": "16x16x16", "overlap": 0.25}
 
 def checkpoint(seed: int) -> Checkpoint:
     torch.manual_seed(seed)
-    return Checkpoint(ARCHITECTURE, [UNet3d(ARCHITECTURE).state_dict()], SETTINGS, ["tumor"])
+    return Checkpoint(ARCHITECTURE, [SplitUNet(ARCHITECTURE).state_dict()], SETTINGS, ["tumor"])
 
 
 def test_what_is_published_is_what_is_loaded(registry):

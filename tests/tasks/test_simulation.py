@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 from tasks import learning_curves, simulation
 from tasks.classification.oracle import ClassificationOracle
 from tasks.pools import read_pool, subset
-from tasks.segmentation.oracle import SegmentationOracle
-from tasks.segmentation.protocols import mix_protocols
 from tasks.simulation import FULL_DATA, INITIAL, Plan, simulate
+from tasks.volume_segmentation.oracle import VolumeOracle
+from tasks.volume_segmentation.protocols import mix_protocols
 from tests.server import ROOT
 from tests.tasks.classification.conftest import QUICK as QUICK_CLASSIFIER
 from tests.tasks.classification.conftest import write_discs
 from tests.tiny import QUICK
 
-VOLUMES = SegmentationOracle()
+VOLUMES = VolumeOracle()
 PLAN = Plan("volume_segmentation", "tumor", 2, 1, 2, "small", {name: str(value) for name, value in QUICK.items()}, 1)
 
 

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from tasks.segmentation.networks import Architecture, UNet3d
+from tasks.segmentation.networks import Architecture, SplitUNet
 
 SMALL = Architecture(in_channels=2, out_channels=3, levels=3, first_features=8, norm="instance", activation="leakyrelu")
 
 
 @pytest.fixture
-def network() -> UNet3d:
+def network() -> SplitUNet:
     torch.manual_seed(0)
-    return UNet3d(SMALL).eval()
+    return SplitUNet(SMALL).eval()
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_features_then_head_is_the_network(network, x):
 
 
 def test_the_paper_has_512_features_at_the_deepest_of_5_levels():
-    network = UNet3d(Architecture(in_channels=2, out_channels=2)).eval()
+    network = SplitUNet(Architecture(in_channels=2, out_channels=2)).eval()
     with torch.inference_mode():
         features, embedding = network.features(torch.randn(1, 2, 16, 16, 16))
     assert embedding.shape == (1, 512)

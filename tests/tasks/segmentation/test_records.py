@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from strategies import acquisition
-from tasks.segmentation.inferer import VolumeInferer
-from tasks.segmentation.networks import Architecture, UNet3d
+from tasks.segmentation.inferer import WindowInferer
+from tasks.segmentation.networks import Architecture, SplitUNet
 from tasks.segmentation.records import COMMITTEE_SCORES, SCORES, Scorer
 
 PASSES = 5
 SMALL = Architecture(in_channels=1, out_channels=3, levels=2, first_features=4, norm="instance", dropout=0.4)
 
 
-def networks(count: int) -> list[UNet3d]:
+def networks(count: int) -> list[SplitUNet]:
     result = []
     for seed in range(count):
         torch.manual_seed(seed)
-        result.append(UNet3d(SMALL).eval())
+        result.append(SplitUNet(SMALL).eval())
     return result
 
 
@@ -31,7 +31,7 @@ def image() -> torch.Tensor:
 def scorer(roi=(12, 10, 8), members: int = 0, **options) -> Scorer:
     single, *committee = networks(1 + members)
     return Scorer(
-        single, committee, VolumeInferer(roi, 0.5, SMALL.divisor), ["core", "oedema"], passes=PASSES, **options
+        single, committee, WindowInferer(roi, 0.5, SMALL.divisor), ["core", "oedema"], passes=PASSES, **options
     )
 
 
@@ -104,4 +104,4 @@ def test_a_model_that_gives_nan_is_an_error_that_names_the_image(image):
 
 def test_fewer_than_two_passes_are_refused():
     with pytest.raises(ValueError, match="passes"):
-        Scorer(networks(1)[0], [], VolumeInferer((8, 8, 8), 0, 2), ["tumor"], passes=1)
+        Scorer(networks(1)[0], [], WindowInferer((8, 8, 8), 0, 2), ["tumor"], passes=1)

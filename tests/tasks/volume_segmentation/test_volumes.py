@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tasks.files import ImageError, fingerprint, reason
-from tasks.segmentation.volumes import channel_files, preprocessing, read_label, read_volume, window_size
+from tasks.volume_segmentation.volumes import channel_files, preprocessing, read_label, read_volume
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 
@@ -115,8 +115,3 @@ def test_a_wrong_number_of_channels_is_named(tmp_path, volume):
     with pytest.raises(RuntimeError) as caught:
         preprocessing((), 2, 2, 0.0)({"image": image})
     assert reason(caught.value) == f"{image} has 1 channels, the model takes 2"
-
-
-def test_windows_are_no_larger_than_the_image_needs():
-    assert window_size((35, 52, 34), (64, 64, 48), 4) == [36, 52, 36]
-    assert window_size((100, 52, 3), (64, 64, 48), 16) == [64, 64, 16]

@@ -4,7 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from tasks.segmentation import protocols
+from tasks.volume_segmentation import protocols
 
 
 @pytest.fixture

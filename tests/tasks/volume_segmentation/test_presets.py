@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.hyperparameters import default_preset
-from tasks.segmentation.presets import PRESETS, voxels
+from tasks.volume_segmentation.presets import PRESETS, voxels
 
 
 def test_paper_preset_is_kim_et_al():

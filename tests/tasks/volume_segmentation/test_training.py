@@ -11,9 +11,9 @@ import torch
 
 from tasks.files import ImageError
 from tasks.segmentation.models import BOOTSTRAP, SINGLE
-from tasks.segmentation.presets import PRESETS
-from tasks.segmentation.training import VolumeTrainTask
 from tasks.training import Progress, TrainingError
+from tasks.volume_segmentation.presets import PRESETS
+from tasks.volume_segmentation.training import VolumeTrainTask
 from tests.tiny import QUICK, label_image, write_volume
 
 

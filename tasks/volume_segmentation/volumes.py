@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, LoadImage, NormalizeIntensityd, Orientationd, Spacingd, Transform
+from monai.transforms import Compose, NormalizeIntensityd, Orientationd, Spacingd, Transform
 
-from tasks.files import ImageError, reason
+from tasks.files import ImageError
+from tasks.segmentation.labels import check_values, load
 
 logger = logging.getLogger(__name__)
 
@@ -80,23 +80,12 @@ def read_label(label: str | Path, classes: int, like: Sequence[int] | None = Non
         raise ImageError(f"{label} has {volume.shape[0]} channels; a label map has one")
     if like is not None and tuple(volume.shape[1:]) != tuple(like):
         raise ImageError(f"{label} has the shape {_shape(volume)}, its image {'x'.join(map(str, like))}")
-    values = np.unique(volume.numpy())
-    unknown = [float(v) for v in values if v not in range(classes)]
-    if unknown:
-        shown = ", ".join(f"{v:g}" for v in unknown[:5])
-        raise ImageError(f"{label} contains the values {shown}; declared are 0 to {classes - 1}")
+    check_values(volume.numpy(), label, classes)
     return volume
 
 
 def _read(file: Path) -> MetaTensor:
-    if not file.is_file():
-        raise ImageError(f"{file} is missing")
-    try:
-        # MONAI's NRRD reader needs header fields that are optional; ITK's does not.
-        reader = "ITKReader" if file.suffix == ".nrrd" else None
-        volume = LoadImage(reader, image_only=True, ensure_channel_first=True, dtype=torch.float32)(file)
-    except Exception as error:  # every reader library raises its own kinds
-        raise ImageError(f"{file} cannot be read: {reason(error)}") from error
+    volume = load(file)
     if volume.ndim != 4 or min(volume.shape) < 1:
         raise ImageError(f"{file} is not a volume: shape {tuple(volume.shape[1:])}")
     return volume
@@ -157,14 +146,3 @@ def preprocessing(
         steps.append(Spacingd(keys, pixdim=[spacing] * 3, mode=[3, "nearest"][: len(keys)], padding_mode="border"))
     steps.append(NormalizeIntensityd("image", nonzero=True, channel_wise=True))
     return Compose(steps)
-
-
-def window_size(shape: Sequence[int], roi: Sequence[int], divisor: int) -> list[int]:
-    """Sliding window for an image: the ROI, or the image rounded up to what the network divides by, if smaller.
-
-    Args:
-        shape: spatial shape of the image.
-        roi: largest window.
-        divisor: sides must be multiples of this.
-    """
-    return [min(largest, -(-side // divisor) * divisor) for side, largest in zip(shape, roi, strict=True)]

@@ -1,0 +1,1 @@
+"""Segmentation of volumes: files, presets, trainers, inferers and the scoring pass."""

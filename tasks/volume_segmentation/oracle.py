@@ -1,0 +1,19 @@
+"""The annotator of volumes in a simulation."""
+
+from __future__ import annotations
+
+from monai.data import MetaTensor
+
+from tasks.segmentation.oracle import SegmentationOracle
+from tasks.volume_segmentation.volumes import IMAGE_ENDINGS, read_label
+
+
+class VolumeOracle(SegmentationOracle):
+    """True labels are volumes."""
+
+    app = "volume_segmentation"
+    endings = IMAGE_ENDINGS
+
+    def read_label(self, label: str, classes: int) -> MetaTensor:
+        """Read a label map."""
+        return read_label(label, classes)

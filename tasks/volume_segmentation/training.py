@@ -1,0 +1,139 @@
+"""The trainers ``segmentation`` (one model) and ``segmentation_bootstrap`` (a committee)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from monai.losses import DiceCELoss
+from monai.transforms import (
+    Compose,
+    RandAffined,
+    RandCropByPosNegLabeld,
+    RandFlipd,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+    SpatialPadd,
+)
+from monailabel.tasks.train.basic_train import Context
+
+from tasks.files import ImageError
+from tasks.groups import Grouping
+from tasks.models import ModelRegistry
+from tasks.segmentation.inferer import WindowInferer
+from tasks.segmentation.networks import Architecture
+from tasks.segmentation.training import SegmentationTrainTask
+from tasks.training import parameters
+from tasks.volume_segmentation.presets import Preset, voxels
+from tasks.volume_segmentation.volumes import preprocessing, read_label, read_volume
+
+
+class VolumeTrainTask(SegmentationTrainTask):
+    """Trains one segmentation model or a bootstrap committee.
+
+    Args:
+        name: name under which the model is published, also the trainer's name.
+        description: one line for people.
+        registry: where the result is published.
+        preset: default hyper-parameters; requests may change each of them.
+        labels: foreground label names, value 1 first.
+        channels: channel names, empty for single files.
+        seed: makes split, sampling and initial weights reproducible.
+        members: 1 for a single model; more for a committee, each on a sample with replacement.
+        grouping: images that must be on the same side of the validation split.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        registry: ModelRegistry,
+        preset: Preset,
+        labels: Sequence[str],
+        channels: Sequence[str] = (),
+        seed: int = 0,
+        members: int = 1,
+        grouping: Grouping | None = None,
+    ) -> None:
+        super().__init__(name, description, registry, preset, labels, seed, members, grouping)
+        if members > 1:
+            self._config["members"] = members
+        self.channels = list(channels)
+        self._in_channels = 1
+
+    def check_items(self, items: list[dict[str, Any]]) -> None:
+        """Read every image and label: channels, shapes and values must fit."""
+        shapes = []
+        for item in items:
+            image = read_volume(item["image"], self.channels)
+            read_label(item["label"], len(self.label_names) + 1, like=image.shape[1:])
+            shapes.append(image.shape[0])
+            if image.shape[0] != shapes[0]:
+                raise ImageError(f"{item['image']} has {image.shape[0]} channels, {items[0]['image']} has {shapes[0]}")
+        self._in_channels = shapes[0]
+
+    def architecture(self, preset: Preset) -> Architecture:
+        """The 3D U-Net."""
+        return preset.architecture(self._in_channels, len(self.label_names) + 1)
+
+    def inference_settings(self, preset: Preset) -> Mapping[str, Any]:
+        """Spacing, window and overlap."""
+        return preset.inference_settings
+
+    def member_items(self, items: list[Any], request: Mapping[str, Any]) -> list[Any]:
+        """Committee members draw with replacement."""
+        if request["members"] == 1:
+            return items
+        rng = np.random.default_rng([request["seed"], request["member"]])
+        return [items[index] for index in rng.integers(0, len(items), len(items))]
+
+    def loss_function(self, context: Context) -> DiceCELoss:
+        """Dice + cross entropy, one to one."""
+        return DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
+
+    def train_pre_transforms(self, context: Context) -> Compose:
+        """Preprocessing, then foreground-aware patches and augmentation."""
+        preset: Preset = parameters(context)
+        patch = voxels(preset.patch_size, "patch_size")
+        keys = ["image", "label"]
+        steps: list[Any] = [*self._preprocessing(context).transforms, SpatialPadd(keys, patch)]
+        steps.append(
+            RandCropByPosNegLabeld(
+                keys,
+                "label",
+                patch,
+                pos=preset.foreground_ratio,
+                neg=1 - preset.foreground_ratio,
+                num_samples=preset.patches_per_image,
+            )
+        )
+        if preset.augmentation:
+            steps += [RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(3)]
+            steps += [
+                RandAffined(
+                    keys,
+                    prob=0.5,
+                    rotate_range=[np.pi / 12] * 3,
+                    scale_range=[0.15] * 3,
+                    mode=["bilinear", "nearest"],
+                    padding_mode="zeros",
+                ),
+                RandScaleIntensityd("image", factors=0.2, prob=0.5),
+                RandShiftIntensityd("image", offsets=0.2, prob=0.5),
+            ]
+        return Compose(steps)
+
+    def val_pre_transforms(self, context: Context) -> Compose:
+        """Preprocessing only: validation sees whole images."""
+        return self._preprocessing(context)
+
+    def _preprocessing(self, context: Context) -> Compose:
+        spacing = parameters(context).spacing
+        return preprocessing(self.channels, len(self.label_names) + 1, self._in_channels, spacing, labels=True)
+
+    def val_inferer(self, context: Context) -> WindowInferer:
+        """Sliding windows over whole images."""
+        preset: Preset = parameters(context)
+        roi = voxels(preset.roi_size, "roi_size")
+        return WindowInferer(roi, preset.overlap, preset.divisor)
