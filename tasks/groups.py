@@ -100,15 +100,7 @@ def hold_out(
     best: tuple[int, list[int]] | None = None
     for _ in range(1 if classes is None else 50):
         order = labels[rng.permutation(len(labels))]
-        chosen: list[int] = []
-        room = wanted
-        for group in dict.fromkeys(order.tolist()):
-            if sizes[group] <= room:
-                chosen.append(group)
-                room -= sizes[group]
-        if not chosen:
-            chosen = [min(sizes, key=lambda group: (sizes[group], group))]
-        held = np.isin(labels, chosen)
+        held = np.isin(labels, _fitting(order.tolist(), sizes, wanted))
         missing = 0
         if classes is not None:
             values = np.asarray(classes)
@@ -121,3 +113,33 @@ def hold_out(
             break
     assert best is not None
     return best[1]
+
+
+def hold_out_by_key(groups: Sequence[int] | np.ndarray, share: float, keys: Sequence[int]) -> list[int]:
+    """Choose whole groups to hold out, the same ones when images are added later, as far as the share allows.
+
+    Args:
+        groups: ``(n,)`` group of each image.
+        share: of the images to hold out; never more than that unless a single group is larger.
+        keys: ``(n,)`` a number that belongs to the image; groups with small ones are held out first.
+
+    Returns:
+        Indices held out, ascending; empty if there is only one group or nothing to hold out.
+    """
+    labels = np.asarray(groups)
+    wanted = round(share * len(labels))
+    sizes = dict(zip(*np.unique(labels, return_counts=True), strict=True))
+    if wanted < 1 or len(sizes) < 2:
+        return []
+    order = labels[np.argsort(np.asarray(keys), kind="stable")]
+    return np.flatnonzero(np.isin(labels, _fitting(order.tolist(), sizes, wanted))).tolist()
+
+
+def _fitting(order: Sequence[int], sizes: Mapping[int, int], room: int) -> list[int]:
+    """Groups in the given order as long as they fit; the smallest one if none does."""
+    chosen: list[int] = []
+    for group in dict.fromkeys(order):
+        if sizes[group] <= room:
+            chosen.append(group)
+            room -= sizes[group]
+    return chosen or [min(sizes, key=lambda group: (sizes[group], group))]

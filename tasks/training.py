@@ -16,7 +16,7 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from monai.data import DataLoader, ThreadDataLoader
-from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines import SupervisedEvaluator, SupervisedTrainer, default_prepare_batch
 from monai.handlers import LrScheduleHandler, ValidationHandler
 from monai.utils import set_determinism
 from monailabel.interfaces.datastore import Datastore
@@ -103,6 +103,8 @@ class MembersTrainTask(BasicTrainTask):
         }
         self._default_members = members
         self._items: list[dict[str, Any]] = []
+        self._extra: list[dict[str, Any]] = []
+        self._start: Checkpoint | None = None
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Check the labelled images, train every member, publish the result.
@@ -127,8 +129,11 @@ class MembersTrainTask(BasicTrainTask):
             seed = whole_number(request, "seed", self.seed, 0)
         except ValueError as error:
             raise TrainingError(str(error)) from error
-        self._items = self._labelled(datastore)
-        self.check_items(self._items)
+        self._items, self._extra = self.gather(datastore, preset)
+        self.check_items([*self._items, *self._extra])
+        self._start = self._continued(request, preset)
+        if self._start is not None:
+            preset = self.continuing(preset)
         Path(self._model_dir).mkdir(parents=True, exist_ok=True)
         # Cached images of a training that was killed.
         shutil.rmtree(Path(self._model_dir) / _WORK, ignore_errors=True)
@@ -154,12 +159,11 @@ class MembersTrainTask(BasicTrainTask):
             labels=self.label_names,
         )
         stats = self.stats()
-        version = self.registry.publish(
-            self.name, checkpoint, len(self._items), {"best_metric": stats.get("best_metric")}
-        )
+        extra = self.additional_stats(preset)
+        metrics = {"best_metric": stats.get("best_metric"), **extra}
+        version = self.registry.publish(self.name, checkpoint, len(self._items), metrics)
         elapsed = str(dt.timedelta(seconds=int(time.time() - start)))
-        stats |= {"model_version": version, "total_time": elapsed, "failed_members": failed}
-        stats |= self.additional_stats(preset)
+        stats |= {"model_version": version, "total_time": elapsed, "failed_members": failed, **extra}
         write_json(Path(self._stats_path), stats)
         return stats
 
@@ -171,6 +175,18 @@ class MembersTrainTask(BasicTrainTask):
             raise RuntimeError("the weights are not finite: the training diverged, try a smaller learning rate")
         return state
 
+    def gather(self, datastore: Datastore, preset: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The images with a final label and the extra ones, each with its ``id`` and ``group``.
+
+        Raises:
+            TrainingError: too few labels.
+        """
+        items, extra = self._labelled(datastore), self.extra_items(datastore, preset)
+        together = [*items, *extra]
+        for item, group in zip(together, self.grouping([item["id"] for item in together]), strict=True):
+            item["group"] = int(group)
+        return items, extra
+
     def _labelled(self, datastore: Datastore) -> list[dict[str, Any]]:
         items = sorted(datastore.datalist(), key=lambda item: str(item["image"]))
         if len(items) < MINIMUM_LABELS:
@@ -179,9 +195,22 @@ class MembersTrainTask(BasicTrainTask):
         names = {datastore.get_image_uri(name): name for name in datastore.get_labeled_images()}
         for item in items:
             item["id"] = names.get(item["image"]) or image_id(item["image"])
-        for item, group in zip(items, self.grouping([item["id"] for item in items]), strict=True):
-            item["group"] = int(group)
         return items
+
+    def _continued(self, request: Mapping[str, Any], preset: Any) -> Checkpoint | None:
+        """The checkpoint whose weights the training continues from, if it should and can."""
+        if str({**self._config, **request}["pretrained"]).lower() != "true":
+            return None
+        current = self.registry.load(self.name)
+        if current is None:
+            logger.info("no model to continue from: starting from scratch")
+            return None
+        if current.architecture != self.architecture(preset):
+            if "pretrained" in request:
+                raise TrainingError("pretrained: the current model has another architecture; train from scratch")
+            logger.warning("the current model has another architecture: starting from scratch")
+            return None
+        return current
 
     @abstractmethod
     def check_items(self, items: list[dict[str, Any]]) -> None:
@@ -219,6 +248,14 @@ class MembersTrainTask(BasicTrainTask):
         """What one member is trained on, of the images not held out."""
         return items
 
+    def extra_items(self, datastore: Datastore, preset: Any) -> list[dict[str, Any]]:
+        """Images without a final label that are trained on all the same: they never validate and do not count."""
+        return []
+
+    def continuing(self, preset: Any) -> Any:
+        """Hyper-parameters of a training that continues from the current model."""
+        return preset
+
     def judge(self, metrics: Mapping[str, Any]) -> tuple[float, ...]:
         """How good a validation was; the largest wins, by default that of :attr:`key_metric`."""
         return (float(np.nan_to_num(metrics[self.key_metric])),)
@@ -240,31 +277,32 @@ class MembersTrainTask(BasicTrainTask):
         return self._items
 
     def partition_datalist(self, context: Context, shuffle: bool = False) -> tuple[list[Any], list[Any]]:
-        """20 % of the images for validation by the seed, groups kept together; the rest for the member."""
+        """20 % of the images for validation, groups kept together; the rest for the member.
+
+        Nothing of a group that validates is trained on.
+        """
         items = list(context.datalist)
-        held: set[int] = set()
-        if len(items) >= MINIMUM_FOR_VALIDATION:
-            rng = np.random.default_rng(context.request["seed"])
-            groups = [item["group"] for item in items]
-            held = set(hold_out(groups, VALIDATION_SHARE, rng, self.classes(items)))
+        held = set(self.held_out(items, context.request["seed"])) if len(items) >= MINIMUM_FOR_VALIDATION else set()
+        validation = [items[index] for index in sorted(held)]
+        groups = {item["group"] for item in validation}
+        extra = [item for item in self._extra if item["group"] not in groups]
         training = [item for index, item in enumerate(items) if index not in held]
-        return self.member_items(training, context.request), [items[index] for index in sorted(held)]
+        return self.member_items([*training, *extra], context.request), validation
+
+    def held_out(self, items: Sequence[Mapping[str, Any]], seed: int) -> list[int]:
+        """Indices of the items that validate."""
+        rng = np.random.default_rng(seed)
+        return hold_out([item["group"] for item in items], VALIDATION_SHARE, rng, self.classes(items))
 
     def network(self, context: Context) -> torch.nn.Module:
-        """The network, with the current model's weights if the request says ``pretrained``."""
+        """The network, with the current model's weights if the training continues from it."""
         request = context.request
         member_seed = request["seed"] * 1000 + request["member"]
         set_determinism(request["seed"] * 1000 if self.same_start else member_seed)
         network = self.initial_network(parameters(context))
         set_determinism(member_seed)
-        if str(request.get("pretrained", False)).lower() == "true":
-            current = self.registry.load(self.name)
-            if current is None:
-                logger.warning("no model to continue from: starting from scratch")
-            elif current.architecture != self.architecture(parameters(context)):
-                raise TrainingError("pretrained: the current model has another architecture; train from scratch")
-            else:
-                network.load_state_dict(current.members[request["member"] % len(current.members)])
+        if self._start is not None:
+            network.load_state_dict(self._start.members[request["member"] % len(self._start.members)])
         return network
 
     def initial_network(self, preset: Any) -> torch.nn.Module:
@@ -309,6 +347,10 @@ class MembersTrainTask(BasicTrainTask):
         else:
             scheduler = torch.optim.lr_scheduler.ConstantLR(context.optimizer, factor=1.0)
         return LrScheduleHandler(scheduler, print_lr=False, epoch_level=False)
+
+    def prepare_batch(self, batch: dict[str, Any], device: Any, non_blocking: bool, **options: Any) -> Any:
+        """Inputs and targets of a training batch, on the device."""
+        return default_prepare_batch(batch, device, non_blocking, **options)
 
     def train_post_transforms(self, context: Context) -> None:
         """None: what is trained on is not evaluated."""
@@ -357,6 +399,7 @@ class MembersTrainTask(BasicTrainTask):
             device=context.device,
             max_epochs=context.max_epochs,
             train_data_loader=self.train_data_loader(context),
+            prepare_batch=self.prepare_batch,
             network=context.network,
             optimizer=context.optimizer,
             loss_function=self.loss_function(context),

@@ -12,6 +12,7 @@ from monai.networks.blocks import Convolution
 from torch import nn
 
 from tasks.dropout import stochastic
+from tasks.pretrained import Pretrained, torchvision_network
 
 NETWORKS = ("alexnet", "resnet34", "small")
 """AlexNet (Hao et al. 2021) and ResNet34 (PCDAL 2023) from torchvision, and a small network for CPUs."""
@@ -97,6 +98,24 @@ class ImageClassifier(nn.Module):
         with stochastic(self.hidden, zlib.crc32(seed.encode()), features.device):
             logits: torch.Tensor = self.output(self.hidden(features.expand(passes, -1)))
         return logits
+
+
+def start_from(classifier: ImageClassifier, pretrained: Pretrained) -> None:
+    """Copy pretrained weights into a classifier; its last layer, which has other classes, stays random.
+
+    Raises:
+        tasks.pretrained.WeightsError: the weights are those of another network.
+    """
+    if pretrained.state is None:
+        return
+    name = classifier.architecture.network
+    original = torchvision_network(name, pretrained)
+    if name == "alexnet":
+        classifier.trunk[0].load_state_dict(original.features.state_dict())  # type: ignore[index]
+        classifier.hidden.load_state_dict(original.classifier[:-1].state_dict())
+    else:
+        original.fc = nn.Identity()
+        classifier.trunk.load_state_dict(original.state_dict())
 
 
 class _SmallTrunk(nn.Sequential):

@@ -22,14 +22,14 @@ from monai.transforms import (
 from monailabel.tasks.train.basic_train import Context
 
 from tasks.classification.labels import read_class
-from tasks.classification.networks import ClassifierArchitecture, ImageClassifier
+from tasks.classification.networks import ClassifierArchitecture, ImageClassifier, start_from
 from tasks.classification.presets import ClassifierPreset
-from tasks.classification.pretrained import Pretrained, WeightsError, imagenet_weights, start_from
 from tasks.classification.transforms import preprocessing
 from tasks.evaluation import classification_metrics
 from tasks.groups import Grouping
 from tasks.images import read_image
 from tasks.models import ModelRegistry
+from tasks.pretrained import Start, WeightsError
 from tasks.training import MembersTrainTask, TrainingError, parameters
 
 
@@ -69,8 +69,7 @@ class ClassifierTrainTask(MembersTrainTask):
         del self._config["learning_rate" if committee else "learning_rates"]
         self._config["val_batch_size"] = preset.train_batch_size
         self.committee = committee
-        self.weights = weights
-        self._pretrained: tuple[str, Pretrained] | None = None
+        self.start = Start(weights)
 
     def check_items(self, items: list[dict[str, Any]]) -> None:
         """Read every image and class; there must be two classes at least."""
@@ -106,21 +105,14 @@ class ClassifierTrainTask(MembersTrainTask):
         """ImageNet weights where they can be had, and a random last layer."""
         network = preset.architecture(len(self.label_names)).build()
         try:
-            start_from(network, self._start(preset))
+            start_from(network, self.start(preset.network, preset.imagenet))
         except WeightsError as error:
             raise TrainingError(str(error)) from error
         return network
 
-    def _start(self, preset: ClassifierPreset) -> Pretrained:
-        if not preset.imagenet:
-            return Pretrained(None, "random weights")
-        if self._pretrained is None or self._pretrained[0] != preset.network:
-            self._pretrained = preset.network, imagenet_weights(preset.network, self.weights)
-        return self._pretrained[1]
-
     def additional_stats(self, preset: ClassifierPreset) -> dict[str, Any]:
         """What the network started from."""
-        return {"start": self._start(preset).origin}
+        return {"start": self.start(preset.network, preset.imagenet).origin}
 
     def loss_function(self, context: Context) -> torch.nn.CrossEntropyLoss:
         """Cross entropy; a class counts the more, the rarer it is among the training images."""

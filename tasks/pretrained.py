@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import nn
 
-from tasks.classification.networks import ImageClassifier
 from tasks.files import reason
 
 logger = logging.getLogger(__name__)
@@ -71,23 +69,35 @@ def imagenet_weights(network: str, file: str = "") -> Pretrained:
         socket.setdefaulttimeout(before)
 
 
-def start_from(classifier: ImageClassifier, pretrained: Pretrained) -> None:
-    """Copy pretrained weights into a classifier; its last layer, which has other classes, stays random.
+def torchvision_network(name: str, pretrained: Pretrained) -> Any:
+    """Torchvision's network with pretrained weights.
 
     Raises:
         WeightsError: the weights are those of another network.
     """
-    if pretrained.state is None:
-        return
-    name = classifier.architecture.network
-    original: nn.Module = getattr(torchvision.models, name)(weights=None)
+    network = getattr(torchvision.models, name)(weights=None)
     try:
-        original.load_state_dict(pretrained.state)
+        network.load_state_dict(pretrained.state)
     except RuntimeError as error:
         raise WeightsError(f"{pretrained.origin} do not fit {name}: {reason(error)}") from error
-    if name == "alexnet":
-        classifier.trunk[0].load_state_dict(original.features.state_dict())  # type: ignore[union-attr, index]
-        classifier.hidden.load_state_dict(original.classifier[:-1].state_dict())  # type: ignore[union-attr, index]
-    else:
-        original.fc = nn.Identity()
-        classifier.trunk.load_state_dict(original.state_dict())
+    return network
+
+
+class Start:
+    """What the networks of a trainer start from; looked up once per network.
+
+    Args:
+        file: weights saved under torchvision's names; empty takes torchvision's.
+    """
+
+    def __init__(self, file: str = "") -> None:
+        self.file = file
+        self._found: dict[str, Pretrained] = {}
+
+    def __call__(self, network: str, imagenet: bool) -> Pretrained:
+        """Weights for a network of torchvision, or none if ``imagenet`` is false."""
+        if not imagenet:
+            return Pretrained(None, "random weights")
+        if network not in self._found:
+            self._found[network] = imagenet_weights(network, self.file)
+        return self._found[network]

@@ -1,0 +1,110 @@
+"""Hyper-parameters for images: the papers' presets and a small one for CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tasks.hyperparameters import Hyperparameters
+from tasks.image_segmentation.loss import LOSSES
+from tasks.image_segmentation.networks import NETWORKS, ImageArchitecture
+
+
+@dataclass(frozen=True)
+class ImagePreset(Hyperparameters):
+    """One set of hyper-parameters.
+
+    Attributes:
+        network, levels, first_features, dropout: see :class:`tasks.image_segmentation.networks.ImageArchitecture`.
+        image_size: pixels of the longer side to which images are scaled.
+        loss: one of :data:`tasks.image_segmentation.loss.LOSSES`.
+        imagenet: start from ImageNet weights where there are any for the network.
+        epochs_per_round: epochs when a training continues from the current model; ``max_epochs`` is for the first.
+        pseudo_weight: how much an image counts that the model labelled itself, 0 leaves them out.
+    """
+
+    network: str = "small"
+    levels: int = 4
+    first_features: int = 16
+    dropout: float = 0.5
+    image_size: int = 128
+    loss: str = "dice"
+    imagenet: bool = True
+    epochs_per_round: int = 5
+    pseudo_weight: float = 1.0
+
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Hyperparameters.choices,
+        "network": NETWORKS,
+        "loss": LOSSES,
+    }
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **Hyperparameters.ranges,
+        "levels": (2, 7),
+        "first_features": (1, 512),
+        "dropout": (0.0, 0.95),
+        "image_size": (32, 4096),
+        "epochs_per_round": (1, 100_000),
+        "pseudo_weight": (0.0, 1.0),
+    }
+
+    def architecture(self, out_channels: int) -> ImageArchitecture:
+        """The network these hyper-parameters describe."""
+        return ImageArchitecture(self.network, out_channels, self.levels, self.first_features, self.dropout)
+
+    @property
+    def inference_settings(self) -> dict[str, Any]:
+        """What a checkpoint keeps to use its model as it was trained."""
+        return {"image_size": self.image_size}
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for a value out of range, naming its option."""
+        super().check()
+        divisor = self.architecture(2).divisor
+        if self.image_size % divisor or self.image_size < 2 * divisor:
+            raise ValueError(
+                f"image_size must be a multiple of {divisor} and at least {2 * divisor} for this network, "
+                f"got {self.image_size}"
+            )
+
+
+PRESETS: dict[str, ImagePreset] = {
+    # Jethaliya 2022, sections 1.2 and 4: U-Net of 31 million weights, 20 epochs at first and 5 in each round, Dice.
+    "paper": ImagePreset(
+        network="unet",
+        first_features=64,
+        dropout=0.1,
+        image_size=256,
+        optimizer="adamw",
+        learning_rate=1e-4,
+        train_batch_size=16,
+        max_epochs=20,
+        imagenet=False,
+    ),
+    "small": ImagePreset(
+        dropout=0.3,
+        loss="dice_cross_entropy",
+        optimizer="adamw",
+        learning_rate=3e-3,
+        weight_decay=1e-2,
+        schedule="cosine",
+        train_batch_size=8,
+        iterations_per_epoch=10,
+        max_epochs=20,
+        imagenet=False,
+    ),
+    # PCDAL 2023, section IV.B: U-Net with ResNet34 at 256 x 256, AdamW 1e-4, cross entropy, batch 16, flips, rotations.
+    "pcdal": ImagePreset(
+        network="unet_resnet34",
+        dropout=0.1,
+        image_size=256,
+        loss="cross_entropy",
+        optimizer="adamw",
+        learning_rate=1e-4,
+        weight_decay=1e-2,
+        train_batch_size=16,
+        max_epochs=50,
+        epochs_per_round=10,
+    ),
+}
