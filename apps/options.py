@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 from typing_extensions import Self
@@ -95,14 +96,19 @@ class VolumeOptions(Options):
 
 
 @dataclass(frozen=True)
-class ClassificationOptions(Options):
-    """Options of ``image_classification``.
+class ImageOptions(Options):
+    """Options of ``image_segmentation`` and ``image_classification``.
 
     Attributes:
         weights: file with ImageNet weights of the preset's network; empty takes torchvision's where they can be had.
     """
 
     weights: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise :class:`ConfigurationError` if there is no such file."""
+        if self.weights and not Path(self.weights).is_file():
+            raise ConfigurationError(f"option weights: there is no file {self.weights}")
 
 
 def _boolean(text: str) -> bool:

@@ -38,8 +38,7 @@ JOB_PROCESS = "ACTIVE_LEARNING_JOB"
 """Environment variable that the server sets for the training and scoring processes it starts."""
 
 
-def is_remote(studies: str) -> bool:
-    """Whether the studies are in a DICOMweb archive, not in a folder."""
+def _is_remote(studies: str) -> bool:
     return studies.startswith(("http://", "https://"))
 
 
@@ -68,6 +67,8 @@ class ActiveLearningApp:
     scores: tuple[str, ...] = ()
     embeddings = False
     pseudo_labels = False
+    local_only = False
+    """Whether the studies must be a folder."""
 
     # Set by MONAILabelApp.__init__.
     app_dir: str
@@ -77,11 +78,13 @@ class ActiveLearningApp:
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str], **about: Any) -> None:
         try:
+            if self.local_only and _is_remote(studies):
+                raise ConfigurationError(f"studies {studies} must be a local folder: this app works on image files")
             self.options = self.options_type.parse(conf or {}, labels=self.default_labels)
             self.query_strategies = self._offered()
             self.folder = (
                 Path(app_dir) / "model" / f"{zlib.crc32(studies.encode()):08x}"
-                if is_remote(studies)
+                if _is_remote(studies)
                 else Path(studies) / "active_learning"
             )
             self.grouping = self._grouping(studies)
@@ -103,6 +106,8 @@ class ActiveLearningApp:
             self.options.train_after or self.options.batch_size,
             self.loop_trainers() if self.options.auto_train else (),
             self.run_job,
+            self.settle,
+            self.unfinished_scoring,
         )
         if JOB_PROCESS not in os.environ:
             self.sync_images()
@@ -115,7 +120,7 @@ class ActiveLearningApp:
         return offered(self.options.strategy or self.default_strategy, self.scores, self.embeddings, self.pseudo_labels)
 
     def _grouping(self, studies: str) -> Grouping:
-        if not is_remote(studies):
+        if not _is_remote(studies):
             return read_grouping(Path(studies), self.options.group_by, self.folder / DUPLICATES_TABLE)
         if self.options.group_by:
             raise ConfigurationError("option group_by needs a local studies folder")
@@ -123,7 +128,7 @@ class ActiveLearningApp:
 
     def init_datastore(self) -> Datastore:
         """A guarded folder for local studies, MONAI Label's own datastore for servers."""
-        if is_remote(self.studies):
+        if _is_remote(self.studies):
             return super().init_datastore()  # type: ignore[misc]
         job = JOB_PROCESS in os.environ
         return self.studies_folder(
@@ -150,6 +155,14 @@ class ActiveLearningApp:
         datastore = self._datastore
         labelled = set(datastore.get_labeled_images())
         self.store.sync_images({image_id: image_id in labelled for image_id in datastore.list_images()})
+        self.settle()
+
+    def settle(self) -> None:
+        """Bring the datastore in line with the store where an app keeps something there; must cost little."""
+
+    def unfinished_scoring(self) -> bool:
+        """Whether the scoring job has left something undone although all images have their record."""
+        return False
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """The next image for an annotator.
@@ -195,6 +208,7 @@ class ActiveLearningApp:
         details = {name: info[name] for name in KEPT_IN_HISTORY if name in info}
         annotator = self.rounds.take_label(image_id, info.get("client_id"), details)
         logger.info("%s labelled by %s", image_id, annotator or "an unknown annotator")
+        self.settle()
         self.loop.wake()
 
     def on_init_complete(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from strategies import selection
-from strategies.selection import Embeddings, Indices, Scores
+from strategies.selection import CealSplit, Embeddings, Indices, Scores
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Pool:
     round: int = 1
 
 
-Select = Callable[[Pool, int, np.random.Generator], Indices]
+Select = Callable[[Pool, int, np.random.Generator], Indices | CealSplit]
+"""Ordered indices; or a split that also says what group they are of and what the model labels itself."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class QueryStrategy:
         name: as the viewers show it.
         description: one line for people.
         source: paper and place.
-        select: the selection on a pool; returns ordered indices.
+        select: the selection on a pool; returns ordered indices, or a split with groups and pseudo-labels.
         score: name of the acquisition score in a record, None if the strategy uses none.
         embeddings: whether the selection needs embeddings.
         class_scores: whether the selection needs per-class entropies.
@@ -136,11 +137,10 @@ def _core_set(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
     return selection.core_set(pool.embeddings, pool.annotated, k)
 
 
-def _ceal(pool: Pool, k: int, rng: np.random.Generator) -> Indices:
-    # The published group sizes, scaled to the batch: 10 lowest, 10 highest, 15 from the confident part.
+def _ceal(pool: Pool, k: int, rng: np.random.Generator) -> CealSplit:
+    # The published sizes, scaled to the batch: 10 lowest, 10 highest, 15 confident; 20 pseudo-labels per round.
     lowest = highest = k * 10 // 35
-    split = selection.ceal(pool.scores, rng, pool.round, lowest, highest, k - lowest - highest)
-    return split.oracle
+    return selection.ceal(pool.scores, rng, pool.round, lowest, highest, k - lowest - highest, k * 20 // 35)
 
 
 CATALOGUE: dict[str, QueryStrategy] = {
@@ -273,12 +273,26 @@ CATALOGUE: dict[str, QueryStrategy] = {
             embeddings=True,
         ),
         QueryStrategy(
+            "dropout_variance_sum",
+            "Largest variance of dropout passes, summed over the image",
+            "Jethaliya 2022, section 4.1",
+            _top,
+            score="variance_sum",
+        ),
+        QueryStrategy(
             "ceal",
             "Likely missed, most uncertain and some confident images; the model labels the sure ones",
             "Jethaliya 2022, section 4.2",
             _ceal,
             score="variance_sum",
             pseudo_labels=True,
+        ),
+        QueryStrategy(
+            "ceal_oracle",
+            "The images that `ceal` asks people for, without pseudo-labels",
+            "Jethaliya 2022, section 4.2, annotated part",
+            _ceal,
+            score="variance_sum",
         ),
     )
 }

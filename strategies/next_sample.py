@@ -54,6 +54,7 @@ def reply(assignment: Assignment) -> dict[str, Any]:
         "strategy": assignment.strategy,
         "score": assignment.score,
         "rank": assignment.rank,
+        "group": assignment.group,
         "round": assignment.round,
         "round_size": assignment.round_size,
         "remaining": assignment.remaining,

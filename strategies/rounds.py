@@ -14,10 +14,12 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from strategies.catalogue import Pool, QueryStrategy
+from strategies.selection import CealSplit
 from strategies.store import (
     Event,
     Image,
     Lease,
+    PseudoLabel,
     Record,
     Round,
     RoundImage,
@@ -32,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 SCORED = "scored"
 COLD_START = "cold_start"
+
+NOBODY = np.zeros(0, dtype=np.int64)
+"""No image of a pool."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Assignment:
         model_version: checkpoints that ordered the round, empty in a cold start.
         reason: ``"scored"`` or ``"cold_start"``.
         lease_expires: end of the promise, UTC.
+        group: part of the strategy's split that the image is of, None where there is no split.
     """
 
     image_id: str
@@ -61,6 +67,7 @@ class Assignment:
     model_version: str
     reason: str
     lease_expires: dt.datetime
+    group: str | None = None
 
 
 class Rounds:
@@ -165,6 +172,13 @@ class Rounds:
             close_finished(session, image_id, time)
             return annotator
 
+    def open_scored(self, strategy: QueryStrategy) -> None:
+        """Open the strategy's first round under the serving model version, unless a request has done so already."""
+        with self.store.transaction() as session:
+            version, open_rounds = self._open_rounds(session, strategy)
+            if version and not _has_round(session, strategy, version):
+                self._open_round(session, strategy, version, open_rounds)
+
     def completed_since(self, time: dt.datetime | None) -> bool:
         """Whether a round was labelled to its end after ``time`` (None: ever)."""
         query = sa.select(sa.func.count()).select_from(Round).where(Round.completed)
@@ -187,16 +201,20 @@ class Rounds:
         session.flush()
         return kept
 
-    def _next_place(self, session: orm.Session, strategy: QueryStrategy) -> RoundImage | None:
+    def _open_rounds(self, session: orm.Session, strategy: QueryStrategy) -> tuple[str, sa.Select]:
+        """The serving model version and the strategy's open rounds under it; those of others are closed."""
         version = serving_version(session)
         session.execute(
             sa.update(Round)
             .where(Round.strategy == strategy.name, Round.closed_at.is_(None), Round.model_version != version)
             .values(closed_at=self.clock())
         )
-        open_rounds = sa.select(Round.id).where(
+        return version, sa.select(Round.id).where(
             Round.strategy == strategy.name, Round.model_version == version, Round.closed_at.is_(None)
         )
+
+    def _next_place(self, session: orm.Session, strategy: QueryStrategy) -> RoundImage | None:
+        version, open_rounds = self._open_rounds(session, strategy)
         free = (
             sa.select(RoundImage)
             .join(Image, Image.image_id == RoundImage.image_id)
@@ -234,7 +252,11 @@ class Rounds:
         rng = np.random.default_rng([self.seed, zlib.crc32(strategy.name.encode()), number])
         size = min(self.batch_size, len(pool.image_ids))
         ordered = reason == SCORED or not strategy.needs_records
-        order = strategy.select(pool, size, rng) if ordered else rng.permutation(len(pool.image_ids))[:size]
+        chosen = strategy.select(pool, size, rng) if ordered else rng.permutation(len(pool.image_ids))[:size]
+        split = chosen if isinstance(chosen, CealSplit) else CealSplit(chosen, NOBODY)
+        order = split.oracle
+        # The scoring job labels what the first round under a model version leaves to the model.
+        pseudo = split.pseudo if strategy.pseudo_labels and not _has_round(session, strategy, version) else NOBODY
         row = Round(strategy=strategy.name, model_version=version, number=number, size=len(order), reason=reason)
         row.opened_at = self.clock()
         session.add(row)
@@ -245,11 +267,18 @@ class Rounds:
                 rank=rank,
                 image_id=pool.image_ids[index],
                 score=float(pool.scores[index]) if len(pool.scores) else None,
+                group=split.groups[rank - 1] if split.groups else None,
             )
             for rank, index in enumerate(order, start=1)
         )
+        session.add_all(
+            PseudoLabel(round_id=row.id, image_id=pool.image_ids[index], score=float(pool.scores[index]))
+            for index in pseudo
+        )
         session.flush()
         logger.info("round %d of %s: %d images, %s, model %s", number, strategy.name, size, reason, version or "none")
+        if len(pseudo):
+            logger.info("round %d of %s: the model labels %d images", number, strategy.name, len(pseudo))
         return True
 
     def _scored_pool(
@@ -318,12 +347,19 @@ class Rounds:
             model_version=row.model_version,
             reason=row.reason,
             lease_expires=lease.expires_at,
+            group=place.group,
         )
 
 
 def waiting() -> tuple[sa.ColumnExpressionArgument[bool], ...]:
     """Conditions on :class:`Image` for those that can still be served."""
     return Image.present, ~Image.labelled, Image.image_id.not_in(sa.select(Skip.image_id))
+
+
+def _has_round(session: orm.Session, strategy: QueryStrategy, version: str) -> bool:
+    """Whether the strategy has had a round under a model version."""
+    same = sa.exists().where(Round.strategy == strategy.name, Round.model_version == version, Round.reason == SCORED)
+    return bool(session.scalar(sa.select(same)))
 
 
 def close_finished(session: orm.Session, image_id: str, time: dt.datetime) -> None:

@@ -99,6 +99,24 @@ class RoundImage(Base):
     rank: orm.Mapped[int] = orm.mapped_column(primary_key=True)
     image_id: orm.Mapped[str] = orm.mapped_column(index=True)
     score: orm.Mapped[float | None]
+    group: orm.Mapped[str | None] = orm.mapped_column(default=None)
+
+
+class PseudoLabel(Base):
+    """An image that the model labels itself, by the split of a round.
+
+    Due while it has neither ``made_at`` nor ``error``. Once a person has labelled the image and the two were compared
+    at ``compared_at``, ``agreement`` is the Dice per label, empty if they could not be.
+    """
+
+    __tablename__ = "pseudo_labels"
+    round_id: orm.Mapped[int] = orm.mapped_column(sa.ForeignKey("rounds.id"), primary_key=True)
+    image_id: orm.Mapped[str] = orm.mapped_column(primary_key=True, index=True)
+    score: orm.Mapped[float]
+    made_at: orm.Mapped[dt.datetime | None] = orm.mapped_column(default=None)
+    error: orm.Mapped[str | None] = orm.mapped_column(default=None)
+    compared_at: orm.Mapped[dt.datetime | None] = orm.mapped_column(default=None)
+    agreement: orm.Mapped[dict[str, float]] = orm.mapped_column(default=dict)
 
 
 class Lease(Base):
@@ -182,7 +200,7 @@ class Store:
             sa.event.listen(self.engine, "begin", _begin_sqlite)
         self._reader = self.engine.execution_options(read_only=True)
         try:
-            Base.metadata.create_all(self.engine)
+            _create_tables(self.engine)
         except sa.exc.SQLAlchemyError as error:
             raise ValueError(f"store {location!r} cannot be opened: {error}") from error
 
@@ -342,6 +360,20 @@ def _plain(row: Record) -> ImageRecord:
         embedding=embedding_of(row),
         error=row.error,
     )
+
+
+def _create_tables(engine: sa.Engine) -> None:
+    """Create what is missing: tables, and columns that a store of an earlier version lacks."""
+    with engine.begin() as connection:
+        Base.metadata.create_all(connection)
+        there = sa.inspect(connection)
+        for table in Base.metadata.sorted_tables:
+            names = {column["name"] for column in there.get_columns(table.name)}
+            for column in table.columns:
+                if column.name not in names:
+                    definition = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
+                    name = engine.dialect.identifier_preparer.format_table(table)
+                    connection.execute(sa.DDL(f"ALTER TABLE {name} ADD COLUMN {definition}"))
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

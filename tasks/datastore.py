@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.local import DataModel, LocalDatastore
+from monailabel.interfaces.datastore import DefaultLabelTag
+
+FINAL = DefaultLabelTag.FINAL.value
+"""Tag of the labels that people give."""
 
 
 class StudiesFolder(LocalDatastore):
@@ -71,6 +77,32 @@ class StudiesFolder(LocalDatastore):
             super().remove_label(label_id, label_tag)
         if self._auto_reload:  # else MONAI Label has refreshed
             self.refresh()
+
+    def set_labels(self, tag: str, labels: Mapping[str, tuple[Path, Mapping[str, Any]]]) -> None:
+        """Make these the only labels of a tag, writing the index once.
+
+        Args:
+            tag: the tag.
+            labels: image id -> label file, copied, and what is kept with it; ids that are not there are left out.
+        """
+        with self._mutex:
+            folder = Path(self._datastore.label_path(tag))
+            folder.mkdir(parents=True, exist_ok=True)
+            for image_id, image in self._datastore.objects.items():
+                old = image.labels.pop(tag, None)
+                if old is not None and image_id not in labels:
+                    (folder / self._filename(image_id, old.ext)).unlink(missing_ok=True)
+            for image_id, (file, info) in labels.items():
+                if image_id not in self._datastore.objects:
+                    continue
+                ending = self._to_id(file.name)[1]
+                name = self._filename(image_id, ending)
+                temporary = folder / f"part_{image_id}.tmp"
+                shutil.copyfile(file, temporary)
+                temporary.replace(folder / name)
+                values = {**info, "ts": int(time.time()), "name": name}
+                self._datastore.objects[image_id].labels[tag] = DataModel(ext=ending, info=values)
+            self._update_datastore_file()
 
     def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
         images = Path(path).resolve() == Path(self._datastore.image_path()).resolve()

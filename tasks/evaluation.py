@@ -36,9 +36,8 @@ def segmentation_metrics(
         Two ``(classes - 1,)`` arrays. Dice is NaN where the label lacks the class and ``ignore_empty``; HD95 (mm) is
         NaN where label or prediction lack it.
     """
-    y_pred = one_hot(prediction[None, None], classes)
-    y = one_hot(label[None, None], classes)
-    dice = compute_dice(y_pred, y, include_background=False, ignore_empty=ignore_empty)[0].numpy()
+    dice = dice_per_label(prediction, label, classes, ignore_empty)
+    y_pred, y = one_hot(prediction[None, None], classes), one_hot(label[None, None], classes)
     hd95 = np.full(classes - 1, np.nan)
     for index in range(1, classes):
         if y[0, index].any() and y_pred[0, index].any():
@@ -48,6 +47,14 @@ def segmentation_metrics(
             )
             hd95[index - 1] = float(distance)
     return dice, hd95
+
+
+def dice_per_label(
+    prediction: torch.Tensor, label: torch.Tensor, classes: int, ignore_empty: bool = True
+) -> np.ndarray:
+    """Dice per foreground class; arguments and result as in :func:`segmentation_metrics`."""
+    y_pred, y = one_hot(prediction[None, None], classes), one_hot(label[None, None], classes)
+    return np.asarray(compute_dice(y_pred, y, include_background=False, ignore_empty=ignore_empty)[0])
 
 
 def area_under_curve(labelled: Sequence[int], values: Sequence[float]) -> float:

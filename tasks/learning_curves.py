@@ -14,24 +14,24 @@ from rich.table import Table
 from scipy import stats
 
 from tasks.evaluation import area_under_curve, compare_to_baseline, first_reaching, labels_needed
-from tasks.oracle import Measure
+from tasks.oracle import Oracle
 
 BASELINE = "random"
 FULL_DATA = "full_data"
 Rows = Sequence[Mapping[str, Any]]
 
 
-def summarise(rows: Rows, measures: Sequence[Measure], data: str, semi_synthetic: str, target: float) -> dict[str, Any]:
+def summarise(rows: Rows, oracle: Oracle, data: str, semi_synthetic: str, target: float) -> dict[str, Any]:
     """Area under the curve, labels needed and paired comparison with random, per strategy.
 
     Args:
         rows: one per strategy, seed and round.
-        measures: what the rows hold; curves, areas and targets are those of the first.
+        oracle: says what the rows hold; curves, areas and targets are those of the first measure.
         data: name of the data set.
         semi_synthetic: what was changed, empty for real images as they are.
         target: result to reach; 0 takes the mean last one of ``random`` (of the first strategy without it).
     """
-    curves = _curves(rows)
+    curves, measures = _curves(rows), oracle.measures
     key = measures[0].key
     baseline = BASELINE if BASELINE in curves else next(iter(curves))
     full = {row["seed"]: row for row in rows if row["strategy"] == FULL_DATA}
@@ -56,6 +56,7 @@ def summarise(rows: Rows, measures: Sequence[Measure], data: str, semi_synthetic
             "labels_to_target": to_target,
             "labels_to_full_data_equivalence": to_full,
             "against_random": _without_nan(comparison[name]) if name in comparison else None,
+            "notes": {n.key: _mean_of_known([r[n.key] for s in seeds for r in by_seed[s]]) for n in oracle.notes},
         }
     for row in strategies.values():
         for count in ("labels_to_target", "labels_to_full_data_equivalence"):
@@ -67,6 +68,7 @@ def summarise(rows: Rows, measures: Sequence[Measure], data: str, semi_synthetic
         "seeds": len(seeds),
         "baseline": baseline,
         "measures": [asdict(measure) for measure in measures],
+        "notes": [asdict(note) for note in oracle.notes],
         "target": round(reached, 5),
         "full_data": {m.key: _mean([row[m.key] for row in full.values()]) for m in measures} if full else None,
         "rise_from_first_to_last_round": rise,
@@ -112,7 +114,8 @@ def table(summary: Mapping[str, Any]) -> Table:
     title = f"{summary['data']} {summary['semi_synthetic']}, target {measures[0]['title']} {summary['target']:.3f}"
     result = Table(title=title)
     lasts = [f"last {measure['title']}" for measure in measures]
-    for column in ("strategy", "area under curve", *lasts, "labels to target", "area - random", "p (Holm)"):
+    notes = [note["title"] for note in summary["notes"]]
+    for column in ("strategy", "area under curve", *lasts, "labels to target", "area - random", "p (Holm)", *notes):
         result.add_column(column, overflow="fold")
     for name, row in summary["strategies"].items():
         against = row["against_random"]
@@ -123,6 +126,7 @@ def table(summary: Mapping[str, Any]) -> Table:
             ", ".join("-" if count is None else str(count) for count in row["labels_to_target"]),
             "" if against is None else f"{against['difference']:+.4f}",
             "" if against is None or against["p_holm"] is None else f"{against['p_holm']:.3f}",
+            *("" if value is None else f"{value:.3g}" for value in row["notes"].values()),
         )
     return result
 
@@ -157,6 +161,11 @@ def _mean(values: Sequence[float]) -> dict[str, float | None]:
     half = half_width(values)
     interval = None if np.isnan(half) else round(half, 5)
     return {"mean": round(float(np.mean(values)), 5), "sd": round(spread, 5), "ci95": interval}
+
+
+def _mean_of_known(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(float(np.mean(known)), 5) if known else None
 
 
 def _without_nan(row: Mapping[str, float]) -> dict[str, float | None]:

@@ -48,6 +48,8 @@ class ActiveLearningLoop:
         train_after: labels since the last training after which the next is due.
         trainers: trained one after another, the single model first.
         run: runs one job of a kind and name to its end; returns whether it succeeded.
+        settle: called before every look for work, for whatever follows a job in the server's own process.
+        unfinished: whether scoring has something left to do besides records.
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class ActiveLearningLoop:
         train_after: int,
         trainers: Sequence[str],
         run: Callable[[str, str], bool],
+        settle: Callable[[], None] = lambda: None,
+        unfinished: Callable[[], bool] = lambda: False,
     ) -> None:
         if train_after < 1:
             raise ValueError(f"train_after must be at least 1, got {train_after}")
@@ -67,13 +71,15 @@ class ActiveLearningLoop:
         self.train_after = train_after
         self.trainers = tuple(trainers)
         self.run = run
+        self.settle = settle
+        self.unfinished = unfinished
         self._failed: set[tuple[str, str]] = set()
         self._wake = threading.Event()
 
     def next_job(self) -> Job | None:
         """What is due now: scoring with an unscored model first, then training, else nothing."""
         version = self.registry.scoring_version()
-        if version and (self.store.serving_version() != version or self.store.unscored(version)):
+        if version and (self.store.serving_version() != version or self.store.unscored(version) or self.unfinished()):
             job = Job(SCORING, (RECORDS,), f"{version}/{len(self.store.image_ids())}")
             if (job.kind, job.key) not in self._failed:
                 return job
@@ -86,6 +92,7 @@ class ActiveLearningLoop:
 
     def step(self) -> bool:
         """Run the next job that is due; returns whether there was one."""
+        self.settle()
         job = self.next_job()
         if job is None:
             return False

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-FINAL = "final"
 ANNOTATOR = "oracle"
 
 
@@ -33,12 +32,14 @@ class Oracle(ABC):
         model: trainer and inferer that are compared.
         endings: of image files.
         measures: the one that curves show first.
+        notes: what tables add, as the mean over the rounds that have it.
     """
 
     app: ClassVar[str]
     model: ClassVar[str]
     endings: ClassVar[Sequence[str]]
     measures: ClassVar[Sequence[Measure]]
+    notes: ClassVar[Sequence[Measure]] = ()
 
     @abstractmethod
     def truth(self, folder: Path, names: Sequence[str], described: bool) -> dict[str, str]:

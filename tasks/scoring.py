@@ -80,6 +80,10 @@ class ScoreRecords(ScoringMethod):
         """All files of an image."""
         return [Path(image)]
 
+    def scored(self, datastore: Datastore, device: torch.device) -> dict[str, Any]:
+        """What follows a scoring pass, once its records order the rounds; joins the job's result."""
+        return {}
+
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Score the pool.
 
@@ -122,6 +126,7 @@ class ScoreRecords(ScoringMethod):
             rate = done / (time.monotonic() - start)
             logger.info("scored %d of %d, %.2f images/s, %.0f s left", done, len(due), rate, (len(due) - done) / rate)
         self.store.complete_scoring(version)
-        summary = {"scored": len(due) - failed, "skipped": len(images) - len(due), "failed": failed}
+        summary: dict[str, Any] = {"scored": len(due) - failed, "skipped": len(images) - len(due), "failed": failed}
+        summary |= self.scored(datastore, device)
         logger.info("scoring complete for model %s: %s", version, summary)
         return {"model_version": version, **summary}

@@ -31,6 +31,7 @@ from tasks import learning_curves
 from tasks.classification.oracle import ClassificationOracle
 from tasks.files import split_names, write_json, write_table
 from tasks.groups import LABELS_TABLE
+from tasks.image_segmentation.oracle import ImageOracle
 from tasks.oracle import ANNOTATOR, Oracle
 from tasks.pools import Pool, read_pool, subset
 from tasks.scoring import RECORDS
@@ -40,7 +41,7 @@ from tasks.volume_segmentation.protocols import mix_protocols
 logger = logging.getLogger(__name__)
 
 APPS = Path(__file__).resolve().parents[1] / "apps"
-ORACLES: dict[str, Oracle] = {oracle.app: oracle for oracle in (VolumeOracle(), ClassificationOracle())}
+ORACLES: dict[str, Oracle] = {oracle.app: oracle for oracle in (VolumeOracle(), ImageOracle(), ClassificationOracle())}
 FULL_DATA = learning_curves.FULL_DATA
 INITIAL = "initial"
 
@@ -103,7 +104,7 @@ def simulate(
         progress()
     if len(rows) == len(sizes):
         return rows
-    app = _app(pool, plan, seed, folder / "studies")
+    app = _app(pool, plan, strategy, seed, folder / "studies")
     oracle = ORACLES[plan.app]
     for number in range(len(rows), len(sizes)):
         while app.store.labelled_count() < sizes[number]:
@@ -114,6 +115,7 @@ def simulate(
         trained = time.monotonic()
         if _needs_records(strategy) and (number + 1 < len(sizes) or strategy == INITIAL):
             app.scoring({"method": RECORDS})
+            app.settle()
         scored = time.monotonic()
         rows.append(
             {
@@ -162,7 +164,7 @@ def _start_from(initial: Path, folder: Path, strategy: str) -> list[dict[str, An
     return rows
 
 
-def _app(pool: Pool, plan: Plan, seed: int, studies: Path) -> Any:
+def _app(pool: Pool, plan: Plan, strategy: str, seed: int, studies: Path) -> Any:
     studies.mkdir(parents=True, exist_ok=True)
     for name, path in pool.pool.items():
         if not (studies / name).exists():
@@ -170,6 +172,8 @@ def _app(pool: Pool, plan: Plan, seed: int, studies: Path) -> Any:
     conf = {"labels": plan.labels, "batch_size": str(plan.batch), "seed": str(seed), "auto_train": "false"}
     if plan.preset:
         conf["preset"] = plan.preset
+    if strategy in CATALOGUE:
+        conf["strategy"] = strategy
     if pool.groups:
         groups = ({"file": name, "group": pool.groups[name]} for name in pool.pool)
         write_table(studies / LABELS_TABLE, ("file", "group"), groups)
@@ -333,7 +337,7 @@ def main(
     console.print(f"{pool.name}: {len(pool.pool)} pool and {len(pool.test)} test images {pool.semi_synthetic}")
     rows = run_all(pool, plan, names, seeds, out, workers, console)
     _write_results(rows, out)
-    summary = learning_curves.summarise(rows, ORACLES[app].measures, pool.name, pool.semi_synthetic, target)
+    summary = learning_curves.summarise(rows, ORACLES[app], pool.name, pool.semi_synthetic, target)
     write_json(out / "summary.json", summary)
     learning_curves.plot(rows, summary, out / "learning_curves.png")
     console.print(learning_curves.table(summary))

@@ -7,7 +7,8 @@ import logging
 import shutil
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
-from monai.data import DataLoader, ThreadDataLoader
+from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer, default_prepare_batch
 from monai.handlers import LrScheduleHandler, ValidationHandler
 from monai.utils import set_determinism
@@ -367,7 +368,7 @@ class MembersTrainTask(BasicTrainTask):
             sampler = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=draws, generator=generator)
         elif shuffle:
             sampler = torch.utils.data.RandomSampler(dataset, generator=generator)
-        return ThreadDataLoader(
+        return PrefetchLoader(
             dataset, batch_size=batch_size, sampler=sampler, num_workers=num_workers, generator=generator
         )
 
@@ -420,6 +421,22 @@ class MembersTrainTask(BasicTrainTask):
                 trainer=context.trainer,
             )
             context.evaluator.add_event_handler(Events.EPOCH_COMPLETED, stop)
+
+
+class PrefetchLoader(DataLoader):
+    """Prepares the next batch in a thread while the network works on this one.
+
+    MONAI's ``ThreadDataLoader`` does too, but an error in its thread only ends an epoch early.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        """Batches; raises what went wrong in the thread."""
+        source = super().__iter__()
+        with ThreadPoolExecutor(1) as thread:
+            batch = thread.submit(next, source, None)
+            while (ready := batch.result()) is not None:
+                batch = thread.submit(next, source, None)
+                yield ready
 
 
 class Progress:
@@ -505,6 +522,14 @@ class Progress:
 def parameters(context: Context) -> Any:
     """The hyper-parameters of the member being trained."""
     return context.request[_TRAIN_KEY]
+
+
+def bootstrap(items: list[Any], request: Mapping[str, Any]) -> list[Any]:
+    """For a member of a committee a sample with replacement, for a single model the items as they are."""
+    if request["members"] == 1:
+        return items
+    rng = np.random.default_rng([request["seed"], request["member"]])
+    return [items[index] for index in rng.integers(0, len(items), len(items))]
 
 
 def _weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:

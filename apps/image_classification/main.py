@@ -15,8 +15,8 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.train import TrainTask
 
 from apps import grading, routes
-from apps.options import ClassificationOptions, ConfigurationError, refuse
-from apps.shared import ActiveLearningApp, is_remote
+from apps.options import ConfigurationError, ImageOptions, refuse
+from apps.shared import ActiveLearningApp
 from tasks.classification.datastore import GradedFolder
 from tasks.classification.inference import ClassifierInferTask
 from tasks.classification.models import CLASSIFIER, COMMITTEE, classification_models
@@ -33,15 +33,14 @@ class ImageClassification(ActiveLearningApp, MONAILabelApp):
     default_labels = ("no_tumor", "tumor")
     scores = SCORES + COMMITTEE_SCORES
     embeddings = True
-    options_type = ClassificationOptions
-    options: ClassificationOptions
+    local_only = True
+    options_type = ImageOptions
+    options: ImageOptions
     presets = PRESETS
     models = staticmethod(classification_models)
     routers = (routes.router, grading.router)
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        if is_remote(studies):
-            refuse(ConfigurationError(f"studies {studies} must be a local folder: this app grades image files"))
         super().__init__(
             app_dir,
             studies,
@@ -52,8 +51,6 @@ class ImageClassification(ActiveLearningApp, MONAILabelApp):
         )
         if len(self.options.labels) < 2:
             refuse(ConfigurationError(f"option labels must name two classes at least, got {self.options.labels}"))
-        if self.options.weights and not Path(self.options.weights).is_file():
-            refuse(ConfigurationError(f"option weights: there is no file {self.options.weights}"))
 
     def studies_folder(self, **options: Any) -> GradedFolder:
         """A folder whose labels are class names."""

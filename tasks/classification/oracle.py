@@ -10,11 +10,12 @@ import torch
 from monailabel.utils.others.generic import name_to_device
 
 from tasks.classification.models import COMMITTEE
+from tasks.datastore import FINAL
 from tasks.evaluation import classification_metrics
 from tasks.files import read_table
 from tasks.groups import LABELS_TABLE
 from tasks.images import IMAGE_ENDINGS
-from tasks.oracle import ANNOTATOR, FINAL, Measure, Oracle
+from tasks.oracle import ANNOTATOR, Measure, Oracle
 
 
 class ClassificationOracle(Oracle):

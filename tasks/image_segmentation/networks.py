@@ -15,10 +15,14 @@ from torch import nn
 
 from tasks.dropout import stochastic
 from tasks.image_segmentation.slices import IN_CHANNELS
+from tasks.pretrained import Pretrained, torchvision_network
 from tasks.segmentation.networks import Architecture, SplitUNet
 
 NETWORKS = ("unet", "unet_resnet34", "small")
 """U-Net (Jethaliya 2022) and U-Net on ResNet34 (PCDAL 2023) from MONAI, and a small one with the split head."""
+
+IMAGENET_ENCODERS = {"unet_resnet34": "resnet34"}
+"""Network -> torchvision's network whose ImageNet weights fit its encoder."""
 
 _PIXELS_AT_ONCE = 2**20
 """Stochastic passes run as batches of at most so many pixels."""
@@ -213,6 +217,19 @@ class TorchvisionResNet34(BaseEncoder, nn.Module):
 
 
 FLEXUNET_BACKBONE.register_class(TorchvisionResNet34)
+
+
+def start_from(network: nn.Module, pretrained: Pretrained) -> None:
+    """Copy ImageNet weights into the encoder of a :class:`ResNetUNet`; nothing happens to other networks.
+
+    Raises:
+        tasks.pretrained.WeightsError: the weights are those of another network.
+    """
+    if pretrained.state is None or not isinstance(network, ResNetUNet):
+        return
+    original = torchvision_network(IMAGENET_ENCODERS[network.architecture.network], pretrained)
+    original.fc = nn.Identity()
+    network.net.encoder.resnet.load_state_dict(original.state_dict())
 
 
 def _sampled(

@@ -83,6 +83,8 @@ PRESETS: dict[str, ImagePreset] = {
         imagenet=False,
     ),
     "small": ImagePreset(
+        levels=5,
+        first_features=8,
         dropout=0.3,
         loss="dice_cross_entropy",
         optimizer="adamw",
@@ -92,6 +94,7 @@ PRESETS: dict[str, ImagePreset] = {
         train_batch_size=8,
         iterations_per_epoch=10,
         max_epochs=20,
+        val_interval=2,
         imagenet=False,
     ),
     # PCDAL 2023, section IV.B: U-Net with ResNet34 at 256 x 256, AdamW 1e-4, cross entropy, batch 16, flips, rotations.

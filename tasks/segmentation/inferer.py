@@ -36,6 +36,11 @@ class WindowInferer(Inferer):
         )
 
 
+def whole_image(side: int, divisor: int, device: torch.device | None = None) -> WindowInferer:
+    """One window for an image whose longer side has ``side`` pixels, a multiple of ``divisor``."""
+    return WindowInferer((side, side), 0.0, divisor, device)
+
+
 def window_size(shape: Sequence[int], roi: Sequence[int], divisor: int) -> list[int]:
     """Sliding window for an image: the ROI, or the image rounded up to what the network divides by, if smaller.
 

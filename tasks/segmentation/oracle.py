@@ -11,8 +11,9 @@ import numpy as np
 from monai.data import MetaTensor
 from monailabel.utils.others.generic import name_to_device
 
+from tasks.datastore import FINAL
 from tasks.evaluation import segmentation_metrics
-from tasks.oracle import ANNOTATOR, FINAL, Measure, Oracle
+from tasks.oracle import ANNOTATOR, Measure, Oracle
 from tasks.segmentation.models import SINGLE
 
 
@@ -26,8 +27,8 @@ class SegmentationOracle(Oracle):
     """Whether an image without foreground is left out of the Dice; else it counts 1 if nothing was found in it."""
 
     @abstractmethod
-    def read_label(self, label: str, classes: int) -> MetaTensor:
-        """A true label ``[1, *S]`` in the geometry of its file."""
+    def read_label(self, label: str, classes: int, image: Path) -> MetaTensor:
+        """The true label of an image file, ``[1, *S]`` in its geometry."""
 
     def truth(self, folder: Path, names: Sequence[str], described: bool) -> dict[str, str]:
         """Label files."""
@@ -50,7 +51,7 @@ class SegmentationOracle(Oracle):
             data = app._infers[SINGLE](
                 {"image": str(path), "device": name_to_device("cuda"), "skip_writer": True, "logging": "ERROR"}
             )[1]
-            label = self.read_label(truth[name], len(labels) + 1)
+            label = self.read_label(truth[name], len(labels) + 1, path)
             spacing = label.pixdim.tolist()
             maps = (data["pred"].as_tensor(), label[0].as_tensor())
             result = segmentation_metrics(*maps, len(labels) + 1, spacing, self.ignore_empty)

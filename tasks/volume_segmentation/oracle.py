@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from monai.data import MetaTensor
 
 from tasks.segmentation.oracle import SegmentationOracle
@@ -14,6 +16,6 @@ class VolumeOracle(SegmentationOracle):
     app = "volume_segmentation"
     endings = IMAGE_ENDINGS
 
-    def read_label(self, label: str, classes: int) -> MetaTensor:
+    def read_label(self, label: str, classes: int, image: Path) -> MetaTensor:
         """Read a label map."""
         return read_label(label, classes)

@@ -24,7 +24,7 @@ from tasks.models import ModelRegistry
 from tasks.segmentation.inferer import WindowInferer
 from tasks.segmentation.networks import Architecture
 from tasks.segmentation.training import SegmentationTrainTask
-from tasks.training import parameters
+from tasks.training import bootstrap, parameters
 from tasks.volume_segmentation.presets import Preset, voxels
 from tasks.volume_segmentation.volumes import preprocessing, read_label, read_volume
 
@@ -83,10 +83,7 @@ class VolumeTrainTask(SegmentationTrainTask):
 
     def member_items(self, items: list[Any], request: Mapping[str, Any]) -> list[Any]:
         """Committee members draw with replacement."""
-        if request["members"] == 1:
-            return items
-        rng = np.random.default_rng([request["seed"], request["member"]])
-        return [items[index] for index in rng.integers(0, len(items), len(items))]
+        return bootstrap(items, request)
 
     def loss_function(self, context: Context) -> DiceCELoss:
         """Dice + cross entropy, one to one."""

@@ -140,7 +140,7 @@ def test_the_summary_counts_labels_relative_to_random():
     data = [row for seed in range(3) for row in rows("random", seed, [0.4, 0.6, 0.7 + seed / 1000])]
     data += [row for seed in range(3) for row in rows("bald", seed, [0.4, 0.75, 0.8 + seed / 1000])]
     data += [row | {"labelled": 40} for seed in range(3) for row in rows(FULL_DATA, seed, [0.8])]
-    summary = learning_curves.summarise(data, VOLUMES.measures, "pool", "", target=0.7)
+    summary = learning_curves.summarise(data, VOLUMES, "pool", "", target=0.7)
     bald = summary["strategies"]["bald"]
     assert bald["labels_to_target"] == [10, 10, 10]
     assert summary["strategies"]["random"]["labels_to_target"] == [15, 15, 15]
@@ -153,7 +153,7 @@ def test_the_summary_counts_labels_relative_to_random():
 
 def test_one_seed_gives_no_p_value_and_valid_json():
     data = rows("random", 0, [0.1, 0.2]) + rows("bald", 0, [0.2, 0.3])
-    summary = learning_curves.summarise(data, VOLUMES.measures, "pool", "", target=0.0)
+    summary = learning_curves.summarise(data, VOLUMES, "pool", "", target=0.0)
     assert summary["strategies"]["bald"]["against_random"]["p_holm"] is None
     json.dumps(summary, allow_nan=False)
     assert learning_curves.table(summary).row_count == 2
@@ -161,7 +161,7 @@ def test_one_seed_gives_no_p_value_and_valid_json():
 
 def test_a_target_nobody_reaches_is_no_number():
     data = [row for seed in range(2) for row in rows("random", seed, [0.1, 0.2])]
-    summary = learning_curves.summarise(data, VOLUMES.measures, "pool", "", target=0.9)
+    summary = learning_curves.summarise(data, VOLUMES, "pool", "", target=0.9)
     assert summary["strategies"]["random"]["labels_to_target"] == [None, None]
     assert summary["strategies"]["random"]["labels_to_target_relative_to_random"] is None
 
