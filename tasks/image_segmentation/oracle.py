@@ -46,6 +46,5 @@ class ImageOracle(SegmentationOracle):
         return {
             **super().examine(app, test, truth),
             "pseudo_used": model.metrics["pseudo_labels"]["used"] or None,
-            "pseudo_made": len(dice),
             "pseudo_dice": round(statistics.fmean(dice), 5) if dice else None,
         }
