@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,15 @@ def hold_out(
     best: tuple[int, list[int]] | None = None
     for _ in range(1 if classes is None else 50):
         order = labels[rng.permutation(len(labels))]
-        held = np.isin(labels, _fitting(order.tolist(), sizes, wanted))
+        chosen: list[int] = []
+        room = wanted
+        for group in dict.fromkeys(order.tolist()):
+            if sizes[group] <= room:
+                chosen.append(group)
+                room -= sizes[group]
+        if not chosen:
+            chosen = [min(sizes, key=lambda group: (sizes[group], group))]
+        held = np.isin(labels, chosen)
         missing = 0
         if classes is not None:
             values = np.asarray(classes)
@@ -115,31 +124,21 @@ def hold_out(
     return best[1]
 
 
-def hold_out_by_key(groups: Sequence[int] | np.ndarray, share: float, keys: Sequence[int]) -> list[int]:
-    """Choose whole groups to hold out, the same ones when images are added later, as far as the share allows.
+def hold_out_by_name(names: Sequence[str], share: float, seed: int) -> list[int]:
+    """Choose whole groups to hold out so that a group stays on its side however many others come.
 
     Args:
-        groups: ``(n,)`` group of each image.
-        share: of the images to hold out; never more than that unless a single group is larger.
-        keys: ``(n,)`` a number that belongs to the image; groups with small ones are held out first.
+        names: ``(n,)`` name of each image's group.
+        share: probability with which a group is held out.
+        seed: with the name, decides whether it is.
 
     Returns:
-        Indices held out, ascending; empty if there is only one group or nothing to hold out.
+        Indices held out, ascending. With two groups or more, one at least is held out and one is not.
     """
-    labels = np.asarray(groups)
-    wanted = round(share * len(labels))
-    sizes = dict(zip(*np.unique(labels, return_counts=True), strict=True))
-    if wanted < 1 or len(sizes) < 2:
+    values = {name: zlib.crc32(f"{seed}/{name}".encode()) / 2**32 for name in names}
+    if len(values) < 2:
         return []
-    order = labels[np.argsort(np.asarray(keys), kind="stable")]
-    return np.flatnonzero(np.isin(labels, _fitting(order.tolist(), sizes, wanted))).tolist()
-
-
-def _fitting(order: Sequence[int], sizes: Mapping[int, int], room: int) -> list[int]:
-    """Groups in the given order as long as they fit; the smallest one if none does."""
-    chosen: list[int] = []
-    for group in dict.fromkeys(order):
-        if sizes[group] <= room:
-            chosen.append(group)
-            room -= sizes[group]
-    return chosen or [min(sizes, key=lambda group: (sizes[group], group))]
+    order = sorted(values, key=lambda name: values[name])
+    count = sum(value < share for value in values.values())
+    held = set(order[: min(max(count, 1), len(order) - 1)])
+    return [index for index, name in enumerate(names) if name in held]

@@ -1,7 +1,8 @@
 """Generated brain MR volumes with ring-enhancing tumours, for a first start and for tests without real images.
 
 ``python -m tasks.phantoms FOLDER`` writes volumes into FOLDER and true labels into ``FOLDER/oracle``; with
-``--slices`` it writes axial slices as PNG, some with tumour and some without, and their classes into ``labels.csv``.
+``--slices`` it writes axial slices as PNG, some with tumour and some without, their masks into ``FOLDER/oracle`` and
+their classes into ``labels.csv``.
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ def write_phantoms(folder: Path, clusters: int = 12, copies: int = 3, seed: int 
 
 
 def write_slices(folder: Path, patients: int = 20, slices: int = 6, seed: int = 0) -> list[str]:
-    """Write axial slices of phantoms, half of them with tumour where the patient has enough, and ``labels.csv``.
+    """Write axial slices of phantoms, half of them with tumour where the patient has enough.
+
+    True masks go to ``folder/oracle``, classes to ``labels.csv``.
 
     Args:
         folder: studies folder.
@@ -110,7 +113,8 @@ def write_slices(folder: Path, patients: int = 20, slices: int = 6, seed: int = 
     Returns:
         Image ids.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "oracle").mkdir(parents=True, exist_ok=True)
+    size = (2 * SHAPE[0], 2 * SHAPE[1])
     rows = []
     for patient in track(range(patients), description="generating sample slices"):
         rng = np.random.default_rng([seed, patient])
@@ -125,7 +129,9 @@ def write_slices(folder: Path, patients: int = 20, slices: int = 6, seed: int = 
         for index in sorted(int(z) for z in chosen):
             name = f"patient{patient:03d}_{index:02d}.png"
             scaled = np.clip(255 * image[:, :, index] / np.percentile(image, 99.9), 0, 255).astype(np.uint8)
-            Image.fromarray(scaled[::-1, ::-1].T).resize((2 * SHAPE[0], 2 * SHAPE[1])).save(folder / name)
+            mask = label[::-1, ::-1, index].T
+            Image.fromarray(scaled[::-1, ::-1].T).resize(size).save(folder / name)
+            Image.fromarray(mask).resize(size, Image.Resampling.NEAREST).save(folder / "oracle" / name)
             label_name = SLICE_CLASSES[int(clear[index])]
             rows.append({"file": name, "label": label_name, "patient": f"patient{patient:03d}"})
     write_table(folder / LABELS_TABLE, ("file", "label", "patient"), rows)

@@ -83,6 +83,41 @@ def graded_studies(tmp_path, slices) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """Image files and true masks by image id, and the label's name."""
+
+    images: dict[str, Path]
+    masks: dict[str, Path]
+    label: str
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Pictures:
+    """Eighty images with masks: real nuclei in microscopy, or slices of phantoms."""
+    folder = REAL / "nuclei"
+    if folder.is_dir():
+        names = json.loads((folder / "dataset.json").read_text())["pool"][:80]
+        images, masks, label = folder / "images", folder / "labels", "nucleus"
+    else:
+        images = tmp_path_factory.mktemp("pictures")
+        write_slices(images, patients=20, slices=4)
+        names, masks, label = sorted(path.name for path in images.glob("*.png")), images / "oracle", "lesion"
+    return Pictures(
+        {image_id(name): images / name for name in names}, {image_id(name): masks / name for name in names}, label
+    )
+
+
+@pytest.fixture
+def picture_studies(tmp_path, pictures) -> Path:
+    """A studies folder with links to the pictures."""
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    for path in pictures.images.values():
+        (folder / path.name).symlink_to(path)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory) -> Volumes:
     """Eight phantoms in four clusters."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 import torch
 from monai.data.utils import to_affine_nd
 from monai.transforms import Compose, NormalizeIntensityd, Resized, Transform

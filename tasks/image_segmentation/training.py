@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,7 +22,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.basic_train import Context
 
 from tasks.files import ImageError
-from tasks.groups import Grouping, hold_out_by_key
+from tasks.groups import Grouping, hold_out_by_name
 from tasks.image_segmentation.loss import WeightedLoss
 from tasks.image_segmentation.networks import IMAGENET_ENCODERS, ImageArchitecture, start_from
 from tasks.image_segmentation.presets import ImagePreset
@@ -41,8 +40,8 @@ logger = logging.getLogger(__name__)
 class ImageTrainTask(SegmentationTrainTask):
     """Trains one segmentation model of images or a bootstrap committee, continuing from the current model.
 
-    Images that the model labelled itself are trained on with a weight; validation sees labels of people only, and
-    always the same images as far as there are enough of them, so that no round validates on what another trained on.
+    Images that the model labelled itself are trained on with a weight. Validation sees labels of people only; an
+    image stays on its side of the split for good, so that no round validates on what another has trained on.
 
     Args:
         name: name under which the model is published, also the trainer's name.
@@ -141,10 +140,20 @@ class ImageTrainTask(SegmentationTrainTask):
         """Committee members draw with replacement."""
         return bootstrap(items, request)
 
+    def gather(self, datastore: Datastore, preset: ImagePreset) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """As in every trainer; an item's ``split`` is the name of its group, labelled or not."""
+        items, extra = super().gather(datastore, preset)
+        pool = sorted(datastore.list_images())
+        groups = self.grouping(pool).tolist()
+        first = dict(zip(reversed(groups), reversed(pool), strict=True))
+        names = {name: first[group] for name, group in zip(pool, groups, strict=True)}
+        for item in (*items, *extra):
+            item["split"] = names.get(item["id"], item["id"])
+        return items, extra
+
     def held_out(self, items: Sequence[Mapping[str, Any]], seed: int) -> list[int]:
-        """A choice that more labels and another training's seed change as little as possible."""
-        keys = [zlib.crc32(f"{self.seed}/{item['id']}".encode()) for item in items]
-        return hold_out_by_key([item["group"] for item in items], VALIDATION_SHARE, keys)
+        """A choice that neither more labels nor another training's seed change."""
+        return hold_out_by_name([item["split"] for item in items], VALIDATION_SHARE, self.seed)
 
     def loss_function(self, context: Context) -> WeightedLoss:
         """The preset's loss with a weight per image."""

@@ -1,9 +1,12 @@
 """The table of query strategies."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from strategies.catalogue import CATALOGUE, Pool, annealed_beta, offered
+from strategies.selection import CealSplit
 
 SCORED = {row.score for row in CATALOGUE.values() if row.score}
 
@@ -22,7 +25,8 @@ def pool(n: int = 30, d: int = 4) -> Pool:
 @pytest.mark.parametrize("name", CATALOGUE)
 @pytest.mark.parametrize("k", [1, 7, 30])
 def test_every_strategy_orders_a_batch(name, k):
-    picked = CATALOGUE[name].select(pool(), k, np.random.default_rng(1))
+    chosen = CATALOGUE[name].select(pool(), k, np.random.default_rng(1))
+    picked = chosen.oracle if isinstance(chosen, CealSplit) else chosen
     # The ends of the ranking are not served: rather a smaller batch.
     largest = {"entropy_kl": 24, "entropy_kl_band": 9}.get(name, 30)
     assert len(picked) == len(set(picked.tolist())) == min(k, largest)
@@ -63,6 +67,32 @@ def test_the_default_comes_first_and_random_is_always_there():
 def test_ceal_needs_pseudo_labels():
     assert "ceal" not in [row.name for row in offered("random", SCORED)]
     assert "ceal" in [row.name for row in offered("random", SCORED, pseudo_labels=True)]
+
+
+@pytest.mark.parametrize(
+    ("k", "groups", "pseudo"),
+    [
+        (35, {"lowest": 10, "highest": 10, "confident": 15}, 60),  # as published, third round
+        (10, {"lowest": 2, "highest": 2, "confident": 6}, 15),
+        (1, {"confident": 1}, 0),
+    ],
+)
+def test_ceal_scales_the_published_sizes_to_the_batch(k, groups, pseudo):
+    split = CATALOGUE["ceal"].select(replace(pool(200), round=3), k, np.random.default_rng(0))
+    assert {name: split.groups.count(name) for name in split.groups} == groups
+    assert len(split.pseudo) == pseudo
+    scores = pool(200).scores
+    order = np.argsort(scores, kind="stable")
+    lowest = groups.get("lowest", 0)
+    assert split.oracle[:lowest].tolist() == order[:lowest].tolist()
+    confident_part = order[lowest : lowest + groups["confident"] + pseudo]
+    assert set(split.pseudo) | set(split.oracle[-groups["confident"] :]) == set(confident_part)
+
+
+def test_a_pool_too_small_for_ceal_gives_up_pseudo_labels_first():
+    split = CATALOGUE["ceal"].select(replace(pool(12), round=4), 10, np.random.default_rng(0))
+    assert (len(split.oracle), len(split.pseudo)) == (10, 2)
+    assert "too small" in split.shrunk
 
 
 def test_an_unknown_default_lists_what_is_offered():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.groups import Grouping, hold_out, read_grouping
+from tasks.groups import Grouping, hold_out, hold_out_by_name, read_grouping
 
 
 def test_without_groups_every_image_stands_alone():
@@ -92,3 +92,24 @@ def test_of_several_splits_the_one_with_every_class_on_both_sides_is_taken():
         inside = {classes[index] for index in held}
         outside = {classes[index] for index in range(20) if index not in held}
         assert inside == outside == {0, 1}
+
+
+@given(st.lists(st.sampled_from("abcdefghijklmnop"), min_size=2, max_size=60), st.integers(0, 50))
+def test_a_group_stays_on_its_side_when_others_come(names, seed):
+    held = set(hold_out_by_name(names, 0.2, seed))
+    sides = {name: index in held for index, name in enumerate(names)}
+    assert all(sides[name] == (index in held) for index, name in enumerate(names))
+    if len(sides) > 1:
+        assert set(sides.values()) == {True, False}
+    more = [*names, *(f"new{i}" for i in range(40))]
+    again = set(hold_out_by_name(more, 0.2, seed))
+    moved = {name for index, name in enumerate(names) if not sides[name] and index in again}
+    # Only where all but one were held out, that one was trained on for want of others.
+    assert not moved or sum(sides.values()) == len(sides) - 1
+
+
+def test_about_the_share_of_groups_is_held_out():
+    names = [f"group{i}" for i in range(1000)]
+    assert 150 < len(hold_out_by_name(names, 0.2, 0)) < 250
+    assert hold_out_by_name(names, 0.2, 0) != hold_out_by_name(names, 0.2, 1)
+    assert hold_out_by_name(["a", "a", "a"], 0.2, 0) == []
