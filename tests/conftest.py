@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from monailabel.config import settings
 
 from strategies.store import Store
 from tasks.datastore import StudiesFolder
@@ -20,7 +21,8 @@ from tests.tiny import label_image, write_volume
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data"
 
-# Jobs and servers of the tests must not reload or track anything by themselves.
+# Apps in the tests' own process must not watch their folder: two of them on one folder would race. Nor may jobs.
+settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD = False
 os.environ["MONAI_LABEL_DATASTORE_AUTO_RELOAD"] = "false"
 os.environ["MONAI_LABEL_TRACKING_ENABLED"] = "false"
 
