@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import requests
 
-from apps.options import ClassificationOptions, Options, VolumeOptions
+from apps.options import ImageOptions, Options, VolumeOptions
 from strategies import catalogue
 from tasks.segmentation.records import COMMITTEE_SCORES, SCORES
 from tests.server import ROOT, free_port, wait_for
@@ -40,17 +40,17 @@ def commands() -> list[str]:
 
 
 def test_the_strategies_table_is_the_catalogue():
-    offered = catalogue.offered("dropout_variance", SCORES + COMMITTEE_SCORES, embeddings=True)
+    offered = catalogue.offered("dropout_variance", SCORES + COMMITTEE_SCORES, embeddings=True, pseudo_labels=True)
     assert table("strategy") == [[f"`{row.name}`", row.description, row.source] for row in offered]
 
 
 def test_the_options_table_is_what_the_server_takes():
     rows = {name.strip("`"): default.strip("`") for name, default, _ in table("`--conf` option")}
     every_app = [item.name for item in fields(Options)]
-    own = [item.name for app in (VolumeOptions, ClassificationOptions) for item in fields(app)]
+    own = [item.name for app in (VolumeOptions, ImageOptions) for item in fields(app)]
     assert list(rows) == [*every_app, *(name for name in own if name not in every_app)]
     for name, shown in rows.items():
-        value = getattr(ClassificationOptions() if name == "weights" else VolumeOptions(), name)
+        value = getattr(ImageOptions() if name == "weights" else VolumeOptions(), name)
         expected = ",".join(value) if isinstance(value, tuple) else str(value).lower()
         assert shown == expected or float(shown) == value
 
@@ -80,6 +80,9 @@ GRADING_HERE = (
     ' CONF="--conf labels LGG,HGG --conf group_by patient"',
 )
 RUN_ELSEWHERE = {
+    "monailabel start_server --app apps/image_segmentation --studies /data/skin --conf labels lesion": (
+        "test_server_images.py"
+    ),
     "monailabel start_server --app apps/volume_segmentation --studies /data/hippocampus"
     " --conf labels anterior,posterior --conf strategy dropout_variance": "test_server.py",
     "monailabel start_server --app apps/volume_segmentation --studies http://127.0.0.1:8042/dicom-web": "e2e",
