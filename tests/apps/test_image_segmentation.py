@@ -11,6 +11,7 @@ from fastapi import HTTPException
 from monailabel.interfaces.utils.app import app_instance
 from PIL import Image
 
+from apps import pseudo_labels as route
 from apps.options import ConfigurationError
 from strategies.catalogue import CATALOGUE
 from tasks.image_segmentation.pseudo_labels import PSEUDO
@@ -109,8 +110,9 @@ def test_two_rounds_with_pseudo_labels(make, pictures):
     assert [(row["round"], row["made"]) for row in rounds] == [(2, 5), (3, 10)]  # the cold start was the first
 
 
-def test_a_label_takes_the_pseudo_label_away_whoever_gave_it_and_however(make, pictures, picture_studies):
+def test_a_label_takes_the_pseudo_label_away_whoever_gave_it_and_however(make, pictures, picture_studies, monkeypatch):
     app = make()
+    monkeypatch.setattr(route, "app_instance", lambda: app)
     annotate(app, pictures, 8)
     train_and_score(app)
     by_server, by_hand, *rest = sorted(pseudo(app))
@@ -120,7 +122,9 @@ def test_a_label_takes_the_pseudo_label_away_whoever_gave_it_and_however(make, p
     shutil.copy(pictures.masks[by_hand], picture_studies / "labels" / "final" / f"{by_hand}.png")
     app.datastore().refresh()  # what the file watcher does
     assert pseudo(app) == set(rest)
-    assert app.shelf.labels.summary()[0]["compared"] == 2
+    told = route.pseudo_labels()
+    assert told["current"] == 3
+    assert [(row["made"], row["compared"]) for row in told["rounds"]] == [(5, 2)]
     assert app.store.labelled_count() == 10
 
 

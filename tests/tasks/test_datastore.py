@@ -77,3 +77,20 @@ def test_it_tells_when_images_come(tmp_path):
     datastore.refresh()
     assert len(calls) > before
     assert sorted(datastore.list_images()) == ["a", "b"]
+
+
+def test_the_labels_of_a_tag_are_replaced_at_once_and_others_stay(datastore, tmp_path):
+    oracle = tmp_path / "oracle"
+    files = {name: (oracle / f"{name}.nii.gz", {"score": number}) for number, name in enumerate(("image6", "image7"))}
+    datastore.set_labels("pseudo", files)
+    assert datastore.get_label_info("image7", "pseudo")["score"] == 1
+    assert Path(datastore.get_label_uri("image6", "pseudo")).read_bytes() == (oracle / "image6.nii.gz").read_bytes()
+    datastore.set_labels("pseudo", {"image7": (oracle / "image5.nii.gz", {}), "gone": (oracle / "image5.nii.gz", {})})
+    again = StudiesFolder(str(tmp_path / "studies"), extensions=["*.nii.gz"], auto_reload=False)
+    for store in (datastore, again):
+        assert store.get_labels_by_image_id("image6") == {}
+        assert Path(store.get_label_uri("image7", "pseudo")).read_bytes() == (oracle / "image5.nii.gz").read_bytes()
+        assert store.status() == {"total": 8, "completed": 6, "label_tags": {"final": 6, "pseudo": 1}}
+    assert [path.name for path in (tmp_path / "studies" / "labels" / "pseudo").iterdir()] == ["image7.nii.gz"]
+    datastore.set_labels("pseudo", {})
+    assert datastore.status()["label_tags"] == {"final": 6}

@@ -95,3 +95,12 @@ def test_auc_of_more_classes_is_the_mean_of_one_against_the_rest():
 def test_a_class_never_predicted_has_no_precision():
     probs = torch.tensor([[0.9, 0.1], [0.6, 0.4]])
     assert e.classification_metrics(probs, torch.tensor([0, 1]))["precision"] == 0.25
+
+
+def test_without_a_finding_dice_is_left_out_or_says_whether_anything_was_found():
+    empty, something = torch.zeros(6, 6), torch.zeros(6, 6)
+    something[2:4, 2:4] = 1
+    assert np.isnan(e.dice_per_label(something, empty, 2)[0])
+    assert e.dice_per_label(empty, empty, 2, ignore_empty=False)[0] == 1
+    assert e.dice_per_label(something, empty, 2, ignore_empty=False)[0] == 0
+    assert e.dice_per_label(something, something, 2, ignore_empty=False)[0] == 1

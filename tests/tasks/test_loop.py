@@ -143,3 +143,29 @@ def test_the_thread_works_when_woken_and_outlives_failures(server, monkeypatch):
 def test_train_after_must_be_positive(store, registry):
     with pytest.raises(ValueError, match="train_after must be at least 1"):
         Server(store, registry, train_after=0)
+
+
+def test_what_scoring_has_left_undone_makes_it_due_again_but_not_for_ever(server):
+    server.label(4)
+    server.work()
+    left = [True, True]
+    server.loop.unfinished = lambda: bool(left)
+
+    def run(kind: str, name: str) -> bool:
+        left.pop()
+        return server.run(kind, name)
+
+    server.loop.run = run
+    assert server.work() == [(SCORING, RECORDS)] * 2
+    left.append(True)
+    server.failing.add(RECORDS)
+    server.loop.run = server.run
+    assert server.work() == [(SCORING, RECORDS)]
+
+
+def test_every_look_for_work_settles_first(server):
+    seen = []
+    server.loop.settle = lambda: seen.append(server.store.labelled_count())
+    server.label(1)
+    assert not server.loop.step()
+    assert seen == [1]

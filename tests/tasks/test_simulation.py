@@ -8,11 +8,13 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 from typer import Typer
 from typer.testing import CliRunner
 
 from tasks import learning_curves, simulation
 from tasks.classification.oracle import ClassificationOracle
+from tasks.image_segmentation.oracle import ImageOracle
 from tasks.pools import read_pool, subset
 from tasks.simulation import FULL_DATA, INITIAL, Plan, simulate
 from tasks.volume_segmentation.oracle import VolumeOracle
@@ -20,9 +22,11 @@ from tasks.volume_segmentation.protocols import mix_protocols
 from tests.server import ROOT
 from tests.tasks.classification.conftest import QUICK as QUICK_CLASSIFIER
 from tests.tasks.classification.conftest import write_discs
+from tests.tasks.image_segmentation.conftest import QUICK as QUICK_IMAGES
 from tests.tiny import QUICK
 
 VOLUMES = VolumeOracle()
+IMAGES = ImageOracle()
 PLAN = Plan("volume_segmentation", "tumor", 2, 1, 2, "small", {name: str(value) for name, value in QUICK.items()}, 1)
 
 
@@ -243,6 +247,43 @@ def test_images_are_graded_in_a_simulation_with_patients_kept_together(tmp_path)
     groups = (tmp_path / "run" / "studies" / "labels.csv").read_text().splitlines()
     assert groups[0] == "file,group"
     assert len(groups) == 19
+
+
+@pytest.fixture
+def squares(tmp_path) -> Path:
+    """Twenty-four pictures with a bright square, and their masks."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "squares" / "oracle").mkdir(parents=True)
+    for number in range(24):
+        mask = np.zeros((24, 36), np.uint8)
+        x, y = rng.integers(2, 12, 2)
+        mask[y : y + 9, x : x + 12] = 1
+        picture = (100 * mask + rng.integers(0, 40, mask.shape)).astype(np.uint8)
+        Image.fromarray(picture).save(tmp_path / "squares" / f"image{number:02d}.png")
+        Image.fromarray(mask).save(tmp_path / "squares" / "oracle" / f"image{number:02d}.png")
+    return tmp_path / "squares"
+
+
+def test_pseudo_labels_are_trained_on_and_their_dice_is_told(squares, tmp_path):
+    pool = read_pool(squares, IMAGES)
+    assert (len(pool.pool), len(pool.test)) == (18, 6)
+    plan = Plan(IMAGES.app, "square", 4, 4, 2, "small", {name: str(value) for name, value in QUICK_IMAGES.items()}, 1)
+    initial = simulate(pool, plan, INITIAL, 0, tmp_path / "initial")
+    runs = {
+        name: simulate(pool, plan, name, 0, tmp_path / name, tmp_path / "initial") for name in ("ceal", "ceal_oracle")
+    }
+    assert [row["pseudo_used"] for row in runs["ceal"]] == [None, 2, 4]
+    assert all(0 <= row["pseudo_dice"] <= 1 for row in runs["ceal"])
+    assert {row["pseudo_used"] for row in runs["ceal_oracle"]} == {None}
+    assert {row["pseudo_dice"] for row in runs["ceal_oracle"]} == {None}
+    assert runs["ceal"][0]["dice_mean"] == runs["ceal_oracle"][0]["dice_mean"] == initial[0]["dice_mean"]
+    assert [row["labelled"] for row in runs["ceal"]] == [4, 8, 12]
+    again = simulate(pool, plan, "ceal", 0, tmp_path / "again", tmp_path / "initial")
+    assert without_times(again) == without_times(runs["ceal"])
+    summary = learning_curves.summarise([r for run in runs.values() for r in run], IMAGES, "squares", "", target=0.5)
+    assert summary["strategies"]["ceal"]["notes"]["pseudo_used"] == 3
+    assert summary["strategies"]["ceal_oracle"]["notes"] == {"pseudo_used": None, "pseudo_dice": None}
+    assert learning_curves.table(summary).columns[-1].header == "their Dice"
 
 
 def test_a_patient_in_pool_and_test_is_refused(tmp_path):
