@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 APP ?= apps/volume_segmentation
 # Generated studies of the kind that the app takes.
-SAMPLES := $(if $(findstring image_,$(APP)),sample_images,sample_studies)
+SAMPLES := $(or $(if $(findstring image_s,$(APP)),sample_pictures),$(if $(findstring image_,$(APP)),sample_images),sample_studies)
 STUDIES ?= $(SAMPLES)
 PORT ?= 8000
 CONF ?=
@@ -41,7 +41,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) sample_studies sample_images runs
+	rm -rf $(VENV) sample_studies sample_images sample_pictures runs
 
 $(READY): requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,6 @@ sample_studies/.ready: | $(READY)
 	$(BIN)/python -m tasks.phantoms sample_studies
 	touch $@
 
-sample_images/.ready: | $(READY)
-	$(BIN)/python -m tasks.phantoms sample_images --slices
+sample_images/.ready sample_pictures/.ready: | $(READY)
+	$(BIN)/python -m tasks.phantoms $(@D) --slices
 	touch $@

@@ -79,6 +79,7 @@ GRADING_HERE = (
     "make serve APP=apps/image_classification STUDIES=/data/slices"
     ' CONF="--conf labels LGG,HGG --conf group_by patient"',
 )
+SEGMENTING_HERE = "make serve APP=apps/image_segmentation"
 RUN_ELSEWHERE = {
     "monailabel start_server --app apps/image_segmentation --studies /data/skin --conf labels lesion": (
         "test_server_images.py"
@@ -98,7 +99,7 @@ RUN_ELSEWHERE = {
 
 
 def test_every_command_is_run_by_a_test_or_by_ci():
-    assert set(commands()) == {*RUN_BY_CI, *RUN_HERE, *GRADING_HERE, *RUN_ELSEWHERE}
+    assert set(commands()) == {*RUN_BY_CI, *RUN_HERE, *GRADING_HERE, SEGMENTING_HERE, *RUN_ELSEWHERE}
     for command in RUN_BY_CI:
         assert f"\n{command}\n" in f"{CI}\n"
 
@@ -162,3 +163,19 @@ def test_the_grading_server_starts_by_the_commands_of_the_readme(command, graded
         assert requests.get(f"{url}/al/grade", timeout=60).status_code == 200
         sample = requests.post(f"{url}/activelearning/entropy_kl", timeout=60).json()
         assert requests.get(f"{url}/al/pixels", params={"image": sample["id"]}, timeout=60).status_code == 200
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_the_server_for_images_starts_by_the_command_of_the_readme(tmp_path):
+    with running(SEGMENTING_HERE, tmp_path / "log.txt") as (url, answer):
+        assert (answer["labels"], answer["datastore"]["total"]) == (["lesion"], 120)
+        sample = requests.post(f"{url}/activelearning/ceal", timeout=60).json()
+        assert (sample["strategy"], sample["reason"]) == ("ceal", "cold_start")
+        mask = ROOT / "sample_pictures" / "oracle" / f"{sample['id']}.png"
+        with mask.open("rb") as file:
+            answer = requests.put(
+                f"{url}/datastore/label", params={"image": sample["id"]}, files={"label": file}, timeout=60
+            )
+        assert answer.status_code == 200, answer.text
+        requests.delete(f"{url}/datastore/label", params={"id": sample["id"], "tag": "final"}, timeout=60)
