@@ -130,7 +130,7 @@ class MembersTrainTask(BasicTrainTask):
             seed = whole_number(request, "seed", self.seed, 0)
         except ValueError as error:
             raise TrainingError(str(error)) from error
-        self._items, self._extra = self.gather(datastore, preset)
+        self._items, self._extra = self.gather(datastore, preset, seed)
         self.check_items([*self._items, *self._extra])
         self._start = self._continued(request, preset)
         if self._start is not None:
@@ -176,17 +176,25 @@ class MembersTrainTask(BasicTrainTask):
             raise RuntimeError("the weights are not finite: the training diverged, try a smaller learning rate")
         return state
 
-    def gather(self, datastore: Datastore, preset: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The images with a final label and the extra ones, each with its ``id`` and ``group``.
+    def gather(self, datastore: Datastore, preset: Any, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The images with a final label, and the extra ones that may be trained on beside them.
+
+        Each has its ``id``, the number of its ``group`` and the ``group_name``, which more labels do not change: the
+        first image of the group in the whole datastore. Nothing of a group that validates is among the extra ones.
 
         Raises:
             TrainingError: too few labels.
         """
         items, extra = self._labelled(datastore), self.extra_items(datastore, preset)
         together = [*items, *extra]
-        for item, group in zip(together, self.grouping([item["id"] for item in together]), strict=True):
-            item["group"] = int(group)
-        return items, extra
+        names = sorted({*datastore.list_images(), *(item["id"] for item in together)})
+        groups = dict(zip(names, self.grouping(names).tolist(), strict=True))
+        first = {groups[name]: name for name in reversed(names)}
+        for item in together:
+            item["group"] = groups[item["id"]]
+            item["group_name"] = first[item["group"]]
+        validating = {items[index]["group"] for index in self._validating(items, seed)}
+        return items, [item for item in extra if item["group"] not in validating]
 
     def _labelled(self, datastore: Datastore) -> list[dict[str, Any]]:
         items = sorted(datastore.datalist(), key=lambda item: str(item["image"]))
@@ -278,17 +286,14 @@ class MembersTrainTask(BasicTrainTask):
         return self._items
 
     def partition_datalist(self, context: Context, shuffle: bool = False) -> tuple[list[Any], list[Any]]:
-        """20 % of the images for validation, groups kept together; the rest for the member.
-
-        Nothing of a group that validates is trained on.
-        """
+        """20 % of the images for validation, groups kept together; the rest for the member."""
         items = list(context.datalist)
-        held = set(self.held_out(items, context.request["seed"])) if len(items) >= MINIMUM_FOR_VALIDATION else set()
-        validation = [items[index] for index in sorted(held)]
-        groups = {item["group"] for item in validation}
-        extra = [item for item in self._extra if item["group"] not in groups]
-        training = [item for index, item in enumerate(items) if index not in held]
-        return self.member_items([*training, *extra], context.request), validation
+        held = self._validating(items, context.request["seed"])
+        training = [item for index, item in enumerate(items) if index not in set(held)]
+        return self.member_items([*training, *self._extra], context.request), [items[index] for index in held]
+
+    def _validating(self, items: Sequence[Mapping[str, Any]], seed: int) -> list[int]:
+        return sorted(self.held_out(items, seed)) if len(items) >= MINIMUM_FOR_VALIDATION else []
 
     def held_out(self, items: Sequence[Mapping[str, Any]], seed: int) -> list[int]:
         """Indices of the items that validate."""

@@ -16,8 +16,8 @@ from tasks.models import Checkpoint, ModelRegistry
 from tasks.segmentation.inference import SegmentationInferTask
 from tasks.segmentation.inferer import WindowInferer, whole_image
 
-PICTURE_ENDING = ".png"
-"""Of masks of pictures; JPEG would change the values."""
+RESULT_ENDINGS = (".nrrd", ".seg.nrrd", ".nii.gz", ".nii", ".png", ".tif", ".tiff")
+"""Formats of masks; JPEG would change the values."""
 
 
 class ImageInferTask(SegmentationInferTask):
@@ -52,12 +52,11 @@ class ImageInferTask(SegmentationInferTask):
         """Write the mask.
 
         Raises:
-            ValueError: a format asked for that would change the values.
+            ValueError: a format that we do not write.
         """
-        ending = data.get("result_extension") or (PICTURE_ENDING if is_picture(data["image_path"]) else ".nii.gz")
-        ending = ending if ending.startswith(".") else f".{ending}"
-        if ending.lower() in (".jpg", ".jpeg"):
-            raise ValueError(f"result_extension {ending} would change the labels; ask for .png, .nrrd or .nii.gz")
+        ending = str(data.get("result_extension") or (".png" if is_picture(data["image_path"]) else ".nii.gz"))
+        if ending not in RESULT_ENDINGS:
+            raise ValueError(f"result_extension must be one of {', '.join(RESULT_ENDINGS)}; got {ending!r}")
         if is_picture(ending):
             data = {**data, "pred": data["pred"][..., 0]}
         return Writer(label="pred")({**data, "result_extension": ending, "result_dtype": np.uint8})

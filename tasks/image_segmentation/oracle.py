@@ -38,7 +38,7 @@ class ImageOracle(SegmentationOracle):
         classes = len(app.options.labels) + 1
         by_id = {image_id(name): label for name, label in truth.items()}
         dice = []
-        for item, _ in pseudo_labelled(app.datastore()):
+        for item in pseudo_labelled(app.datastore()):
             files = (item["label"], by_id[item["id"]])
             masks = [torch.from_numpy(read_mask(file, classes, item["image"])) for file in files]
             dice.append(float(dice_per_label(masks[0], masks[1], classes, ignore_empty=False).mean()))

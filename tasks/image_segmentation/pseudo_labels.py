@@ -19,7 +19,7 @@ from monailabel.interfaces.datastore import Datastore
 from PIL import Image
 
 from strategies.catalogue import QueryStrategy
-from strategies.pseudo_labels import PseudoLabels
+from strategies.pseudo_labels import Pseudo, PseudoLabels
 from strategies.rounds import Rounds
 from tasks.datastore import FINAL, StudiesFolder
 from tasks.evaluation import dice_per_label
@@ -36,13 +36,17 @@ PSEUDO = "pseudo"
 """Tag of pseudo-labels in the datastore."""
 
 
-def pseudo_labelled(datastore: Datastore) -> Iterator[tuple[dict[str, Any], float]]:
-    """Items ``{"id", "image", "label"}`` with a pseudo-label and no final one, each with its score, by image id."""
+def pseudo_labelled(datastore: Datastore) -> Iterator[dict[str, Any]]:
+    """Items ``{"id", "image", "label", "score"}`` with a pseudo-label and no final one, by image id."""
     for image_id in sorted(datastore.list_images()):
         tags = set(datastore.get_labels_by_image_id(image_id))
         if PSEUDO in tags and FINAL not in tags:
-            files = {"image": datastore.get_image_uri(image_id), "label": datastore.get_label_uri(image_id, PSEUDO)}
-            yield {"id": image_id, **files}, float(datastore.get_label_info(image_id, PSEUDO).get("score", 0.0))
+            yield {
+                "id": image_id,
+                "image": datastore.get_image_uri(image_id),
+                "label": datastore.get_label_uri(image_id, PSEUDO),
+                "score": float(datastore.get_label_info(image_id, PSEUDO).get("score", 0.0)),
+            }
 
 
 class PseudoLabeller:
@@ -76,12 +80,12 @@ class PseudoLabeller:
             How many were ``made`` and how many ``failed``.
         """
         self.rounds.open_scored(self.strategy)
-        due = self.labels.due()
-        if not due:
-            return {"made": 0, "failed": 0}
-        checkpoint = self.registry.load(SINGLE)
+        due, checkpoint = self.labels.due(), self.registry.load(SINGLE)
         if checkpoint is None:
             raise ValueError("the checkpoint of the current model is missing: train again")
+        # A newer model scores the pool first: what its own split leaves to it may be other images.
+        if not due or self.registry.scoring_version() != due[0].model_version:
+            return {"made": 0, "failed": 0}
         network = Committee(checkpoint.networks(device)).eval()
         transform, inferer = checkpoint_preprocessing(checkpoint), image_inferer(checkpoint)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +94,10 @@ class PseudoLabeller:
             try:
                 image = datastore.get_image_uri(pseudo.image_id)
                 pixels = transform({"image": image})["image"].as_tensor()
-                write_mask(self.file(pseudo.image_id), label_map(inferer(pixels[None].to(device), network)[0], image))
+                write_mask(
+                    mask_file(self.folder, pseudo.image_id),
+                    label_map(inferer(pixels[None].to(device), network)[0], image),
+                )
             except (ValueError, RuntimeError, OSError) as error:
                 failed += 1
                 logger.error("%s cannot be labelled by the model: %s", pseudo.image_id, reason(error))
@@ -99,10 +106,6 @@ class PseudoLabeller:
                 self.labels.made(pseudo)
         logger.info("the model labelled %d images, %d failed", len(due) - failed, failed)
         return {"made": len(due) - failed, "failed": failed}
-
-    def file(self, image_id: str) -> Path:
-        """Where the newest mask of an image is kept."""
-        return mask_file(self.folder, image_id)
 
 
 class PseudoLabelShelf:
@@ -137,24 +140,15 @@ class PseudoLabelShelf:
             }
             if versions == {image_id: pseudo.model_version for image_id, pseudo in current.items()}:
                 return
-            datastore.set_labels(
-                PSEUDO,
-                {
-                    image_id: (
-                        mask_file(self.folder, image_id),
-                        {
-                            "strategy": self.labels.strategy,
-                            "round": pseudo.round,
-                            "model_version": pseudo.model_version,
-                            "score": pseudo.score,
-                        },
-                    )
-                    for image_id, pseudo in current.items()
-                },
-            )
+            labels = {name: (mask_file(self.folder, name), self._info(pseudo)) for name, pseudo in current.items()}
+            datastore.set_labels(PSEUDO, labels)
             logger.info("%d images have a pseudo-label now, %d had one", len(current), len(versions))
         finally:
             self._busy.release()
+
+    def _info(self, pseudo: Pseudo) -> dict[str, Any]:
+        shown = ("round", "model_version", "score")
+        return {"strategy": self.labels.strategy, **{name: getattr(pseudo, name) for name in shown}}
 
     def _compare(self, datastore: StudiesFolder) -> None:
         for pseudo in self.labels.to_compare():

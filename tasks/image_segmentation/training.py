@@ -7,17 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from monai.transforms import (
-    Compose,
-    RandAffined,
-    RandFlipd,
-    RandRotate90d,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
-    SpatialPadd,
-)
+from monai.transforms import Compose, RandRotate90d, SpatialPadd
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.basic_train import Context
 
@@ -31,7 +22,7 @@ from tasks.image_segmentation.slices import preprocessing, read_mask, read_slice
 from tasks.models import ModelRegistry
 from tasks.pretrained import Pretrained, Start, WeightsError
 from tasks.segmentation.inferer import WindowInferer, whole_image
-from tasks.segmentation.training import SegmentationTrainTask
+from tasks.segmentation.training import SegmentationTrainTask, augmentation
 from tasks.training import VALIDATION_SHARE, TrainingError, bootstrap, parameters
 
 logger = logging.getLogger(__name__)
@@ -75,7 +66,6 @@ class ImageTrainTask(SegmentationTrainTask):
             self._config["members"] = members
         self._config["pretrained"] = True
         self.start = Start(weights)
-        self._pseudo: dict[str, Any] = {}
 
     def check_items(self, items: list[dict[str, Any]]) -> None:
         """Read every image and mask: sizes and values must fit."""
@@ -83,34 +73,28 @@ class ImageTrainTask(SegmentationTrainTask):
             read_slice(item["image"])
             read_mask(item["label"], len(self.label_names) + 1, item["image"])
             item.setdefault("weight", 1.0)
+            item.setdefault("score", 0.0)
 
     def extra_items(self, datastore: Datastore, preset: ImagePreset) -> list[dict[str, Any]]:
         """Images that the model labelled itself; unusable ones are left out with a warning."""
-        weight = preset.pseudo_weight
-        usable, scores = [], []
-        for item, score in pseudo_labelled(datastore) if weight > 0 else ():
+        usable = []
+        for item in pseudo_labelled(datastore) if preset.pseudo_weight > 0 else ():
             try:
                 self.check_items([item])
             except ImageError as error:
                 logger.warning("pseudo-label left out: %s", error)
-                continue
-            usable.append({**item, "weight": weight})
-            scores.append(score)
-        self._pseudo = {"used": len(usable), "weight": weight}
-        if scores:
-            self._pseudo["scores"] = [min(scores), max(scores)]
-            logger.info(
-                "%d pseudo-labels with scores from %.4g to %.4g, weight %g",
-                len(usable),
-                *self._pseudo["scores"],
-                weight,
-            )
+            else:
+                usable.append({**item, "weight": preset.pseudo_weight})
         return usable
 
     def additional_stats(self, preset: ImagePreset) -> dict[str, Any]:
         """What the network started from, and how many pseudo-labels were used, with which scores."""
-        origin = "the current model" if self._start else self._initial(preset).origin
-        return {"start": origin, "pseudo_labels": self._pseudo}
+        pseudo: dict[str, Any] = {"used": len(self._extra), "weight": preset.pseudo_weight}
+        if self._extra:
+            scores = [item["score"] for item in self._extra]
+            pseudo["scores"] = [min(scores), max(scores)]
+        logger.info("pseudo-labels: %s", pseudo)
+        return {"start": "the current model" if self._start else self._initial(preset).origin, "pseudo_labels": pseudo}
 
     def architecture(self, preset: ImagePreset) -> ImageArchitecture:
         """The network."""
@@ -140,20 +124,9 @@ class ImageTrainTask(SegmentationTrainTask):
         """Committee members draw with replacement."""
         return bootstrap(items, request)
 
-    def gather(self, datastore: Datastore, preset: ImagePreset) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """As in every trainer; an item's ``split`` is the name of its group, labelled or not."""
-        items, extra = super().gather(datastore, preset)
-        pool = sorted(datastore.list_images())
-        groups = self.grouping(pool).tolist()
-        first = dict(zip(reversed(groups), reversed(pool), strict=True))
-        names = {name: first[group] for name, group in zip(pool, groups, strict=True)}
-        for item in (*items, *extra):
-            item["split"] = names.get(item["id"], item["id"])
-        return items, extra
-
     def held_out(self, items: Sequence[Mapping[str, Any]], seed: int) -> list[int]:
         """A choice that neither more labels nor another training's seed change."""
-        return hold_out_by_name([item["split"] for item in items], VALIDATION_SHARE, self.seed)
+        return hold_out_by_name([item["group_name"] for item in items], VALIDATION_SHARE, self.seed)
 
     def loss_function(self, context: Context) -> WeightedLoss:
         """The preset's loss with a weight per image."""
@@ -170,20 +143,7 @@ class ImageTrainTask(SegmentationTrainTask):
         keys = ["image", "label"]
         steps: list[Any] = [*self._preprocessing(context).transforms, SpatialPadd(keys, [preset.image_size] * 2)]
         if preset.augmentation:
-            steps += [RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(2)]
-            steps += [
-                RandRotate90d(keys, prob=0.5),
-                RandAffined(
-                    keys,
-                    prob=0.5,
-                    rotate_range=np.pi / 12,
-                    scale_range=[0.15] * 2,
-                    mode=["bilinear", "nearest"],
-                    padding_mode="zeros",
-                ),
-                RandScaleIntensityd("image", factors=0.2, prob=0.5),
-                RandShiftIntensityd("image", offsets=0.2, prob=0.5),
-            ]
+            steps += [RandRotate90d(keys, prob=0.5), *augmentation(2)]
         return Compose(steps)
 
     def val_pre_transforms(self, context: Context) -> Compose:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import DiceMetric
-from monai.transforms import AsDiscreted, Compose
+from monai.transforms import AsDiscreted, Compose, RandAffined, RandFlipd, RandScaleIntensityd, RandShiftIntensityd
 from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 
 from tasks.training import MembersTrainTask
@@ -44,3 +44,21 @@ class SegmentationTrainTask(MembersTrainTask):
     def _dice(self, reduction: str) -> IgniteMetricHandler:
         metric = DiceMetric(include_background=False, reduction=reduction, ignore_empty=self.ignore_empty)
         return IgniteMetricHandler(metric, output_transform=from_engine(["pred", "label"]), save_details=False)
+
+
+def augmentation(spatial_dims: int) -> list[Any]:
+    """Random flips, small rotations and scalings of ``image`` and ``label``, and intensity changes of ``image``."""
+    keys = ["image", "label"]
+    return [
+        *(RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(spatial_dims)),
+        RandAffined(
+            keys,
+            prob=0.5,
+            rotate_range=[np.pi / 12] * (3 if spatial_dims == 3 else 1),
+            scale_range=[0.15] * spatial_dims,
+            mode=["bilinear", "nearest"],
+            padding_mode="zeros",
+        ),
+        RandScaleIntensityd("image", factors=0.2, prob=0.5),
+        RandShiftIntensityd("image", offsets=0.2, prob=0.5),
+    ]

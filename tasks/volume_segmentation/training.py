@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from monai.losses import DiceCELoss
 from monai.transforms import (
     Compose,
-    RandAffined,
     RandCropByPosNegLabeld,
-    RandFlipd,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
     SpatialPadd,
 )
 from monailabel.tasks.train.basic_train import Context
@@ -23,7 +18,7 @@ from tasks.groups import Grouping
 from tasks.models import ModelRegistry
 from tasks.segmentation.inferer import WindowInferer
 from tasks.segmentation.networks import Architecture
-from tasks.segmentation.training import SegmentationTrainTask
+from tasks.segmentation.training import SegmentationTrainTask, augmentation
 from tasks.training import bootstrap, parameters
 from tasks.volume_segmentation.presets import Preset, voxels
 from tasks.volume_segmentation.volumes import preprocessing, read_label, read_volume
@@ -106,19 +101,7 @@ class VolumeTrainTask(SegmentationTrainTask):
             )
         )
         if preset.augmentation:
-            steps += [RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(3)]
-            steps += [
-                RandAffined(
-                    keys,
-                    prob=0.5,
-                    rotate_range=[np.pi / 12] * 3,
-                    scale_range=[0.15] * 3,
-                    mode=["bilinear", "nearest"],
-                    padding_mode="zeros",
-                ),
-                RandScaleIntensityd("image", factors=0.2, prob=0.5),
-                RandShiftIntensityd("image", offsets=0.2, prob=0.5),
-            ]
+            steps += augmentation(3)
         return Compose(steps)
 
     def val_pre_transforms(self, context: Context) -> Compose:

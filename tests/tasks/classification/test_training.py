@@ -96,7 +96,7 @@ def test_a_diverged_member_is_left_out_and_a_training_without_members_fails(regi
 
 def test_slices_of_a_patient_are_never_on_both_sides(registry, datastore):
     task = trainer(registry, grouping=Grouping(pattern=r"^(p\d+)"))
-    items = task.gather(datastore, PRESETS["small"])[0]
+    items = task.gather(datastore, PRESETS["small"], 0)[0]
     task.check_items(items)
     for seed in range(20):
         request = {"seed": seed, "member": 0, "members": 1}
@@ -115,7 +115,7 @@ def test_the_patient_is_found_by_the_image_s_name_not_by_that_of_the_file_a_link
     datastore = GradedFolder(str(studies), classes=CLASSES)
     for name, label in truth.items():
         datastore.save_class(name, label, "final", {})
-    items = trainer(registry, grouping=Grouping(pattern=r"^(p\d+)")).gather(datastore, PRESETS["small"])[0]
+    items = trainer(registry, grouping=Grouping(pattern=r"^(p\d+)")).gather(datastore, PRESETS["small"], 0)[0]
     assert {item["id"] for item in items} == set(truth)
     assert len({item["group"] for item in items}) == 8
 

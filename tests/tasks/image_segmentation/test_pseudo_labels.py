@@ -50,7 +50,7 @@ class Loop:
 
     def settle(self) -> dict[str, float]:
         self.shelf.settle(self.datastore)
-        return {item["id"]: score for item, score in pseudo_labelled(self.datastore)}
+        return {item["id"]: item["score"] for item in pseudo_labelled(self.datastore)}
 
 
 @pytest.fixture
@@ -173,6 +173,16 @@ def test_an_image_that_cannot_be_read_any_more_is_left_out(loop):
     assert loop.labels.summary()[0]["failed"] == 1
 
 
+def test_a_model_published_in_the_meantime_scores_first(loop):
+    loop.train()
+    ScoreSlices(loop.registry, loop.store)({"device": "cpu"}, loop.datastore)
+    loop.train(seed=1)
+    labeller = PseudoLabeller(loop.rounds, CEAL, loop.registry, loop.folder)
+    assert labeller(loop.datastore, torch.device("cpu")) == {"made": 0, "failed": 0}
+    assert loop.score()["pseudo_labels"]["made"] == 4
+    assert len(loop.settle()) == 4
+
+
 def test_another_strategy_takes_the_pseudo_labels_away(loop):
     loop.train()
     loop.score()
@@ -199,7 +209,7 @@ def test_after_a_restart_the_index_still_knows_them(loop, tmp_path):
     loop.score()
     names = set(loop.settle())
     again = MaskFolder(str(tmp_path / "studies"), names=("lesion",), auto_reload=False)
-    assert {item["id"] for item, _ in pseudo_labelled(again)} == names
+    assert {item["id"] for item in pseudo_labelled(again)} == names
     assert again.status()["completed"] == 2
 
 

@@ -32,7 +32,7 @@ def give_pseudo_labels(datastore, names) -> None:
 
 def split(task: ImageTrainTask, datastore, seed: int = 0, weight: float = 1.0):
     preset = PRESETS["small"].with_options({"pseudo_weight": weight})
-    items, task._extra = task.gather(datastore, preset)
+    items, task._extra = task.gather(datastore, preset, seed)
     request = {"seed": seed, "member": 0, "members": 1}
     training, validation = task.partition_datalist(types.SimpleNamespace(datalist=items, request=request))
     return [item["id"] for item in training], [item["id"] for item in validation]
@@ -85,7 +85,7 @@ def test_pseudo_labels_are_trained_on_with_their_weight_and_never_validate(regis
     assert {"p4_08", "p5_11"} < set(training)
     assert not {"p4_08", "p5_11"} & set(validation)
     task = trainer(registry)
-    _, extra = task.gather(datastore, PRESETS["small"].with_options({"pseudo_weight": 0.25}))
+    _, extra = task.gather(datastore, PRESETS["small"].with_options({"pseudo_weight": 0.25}), 0)
     assert [(item["id"], item["weight"]) for item in extra] == [("p4_08", 0.25), ("p5_11", 0.25)]
     assert {"p4_08", "p5_11"}.isdisjoint(split(trainer(registry), datastore, weight=0.0)[0])
 
@@ -143,7 +143,7 @@ def test_an_error_while_batches_are_prepared_ends_the_training(registry, datasto
         raise OSError("disk gone")
 
     task = trainer(registry)
-    monkeypatch.setattr(task, "check_items", lambda items: [item.setdefault("weight", 1.0) for item in items])
+    monkeypatch.setattr(task, "check_items", lambda items: None)
     monkeypatch.setattr("tasks.image_segmentation.slices.read_slice", fail)
     with pytest.raises(RuntimeError, match="applying transform"):
         task({**QUICK, "dataset": "Dataset"}, datastore)
