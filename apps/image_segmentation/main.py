@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -31,6 +32,8 @@ from tasks.image_segmentation.training import ImageTrainTask
 from tasks.scoring import RECORDS
 from tasks.segmentation.models import BOOTSTRAP, BOOTSTRAP_MEMBERS, SINGLE, segmentation_models
 from tasks.segmentation.records import COMMITTEE_SCORES, SCORES
+
+logger = logging.getLogger(__name__)
 
 
 class ImageSegmentation(ActiveLearningApp, MONAILabelApp):
@@ -113,7 +116,10 @@ class ImageSegmentation(ActiveLearningApp, MONAILabelApp):
 
     def settle(self) -> None:
         """Pseudo-labels: compare those that people have labelled since, show the current ones."""
-        self.shelf.settle(self._datastore)
+        try:
+            self.shelf.settle(self._datastore)
+        except Exception:  # must not fail the request that brought a label; the loop tries again soon
+            logger.exception("pseudo-labels could not be brought in line")
 
     def unfinished_scoring(self) -> bool:
         """Whether pseudo-labels of the serving model version are due."""

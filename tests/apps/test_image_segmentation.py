@@ -128,6 +128,21 @@ def test_a_label_takes_the_pseudo_label_away_whoever_gave_it_and_however(make, p
     assert app.store.labelled_count() == 10
 
 
+def test_a_label_is_kept_although_pseudo_labels_cannot_be_brought_in_line(make, pictures, monkeypatch, caplog):
+    app = make()
+    annotate(app, pictures, 8)
+    train_and_score(app)
+    monkeypatch.setattr(app.datastore(), "set_labels", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    name = sorted(pseudo(app))[0]
+    label_id = app.datastore().save_label(name, str(pictures.masks[name]), "final", {})
+    app.on_save_label(name, label_id)
+    assert "disk full" in caplog.text
+    assert app.store.labelled_count() == 9
+    monkeypatch.undo()
+    app.loop.settle()
+    assert name not in pseudo(app)
+
+
 def test_other_strategies_make_no_pseudo_labels_and_a_restart_with_one_takes_them_away(make, pictures):
     app = make()
     annotate(app, pictures, 8)
