@@ -100,7 +100,7 @@ def simulate(
     rows = _rows(folder)
     sizes = _sizes(plan, strategy, len(pool.pool))
     if not rows and initial is not None:
-        rows = _start_from(initial, folder, strategy, ORACLES[plan.app])
+        rows = _start_from(initial, folder, strategy)
         progress()
     if len(rows) == len(sizes):
         return rows
@@ -113,6 +113,8 @@ def simulate(
         if (model := app.store.current_model(oracle.model)) is None or model.labelled_count != sizes[number]:
             app.train({"model": oracle.model, **plan.train, "seed": 1000 * seed + number})
         trained = time.monotonic()
+        examination = oracle.examine(app, pool.test, pool.labels)
+        examined = time.monotonic()
         if _needs_records(strategy) and (number + 1 < len(sizes) or strategy == INITIAL):
             app.scoring({"method": RECORDS})
             app.settle()
@@ -124,8 +126,8 @@ def simulate(
                 "round": number,
                 "labelled": sizes[number],
                 "train_seconds": round(trained - start, 1),
-                "score_seconds": round(scored - trained, 1),
-                **oracle.examine(app, pool.test, pool.labels),
+                "score_seconds": round(scored - examined, 1),
+                **examination,
             }
         )
         write_json(results, rows)
@@ -152,15 +154,12 @@ def _needs_records(strategy: str) -> bool:
     return strategy == INITIAL or (strategy in CATALOGUE and CATALOGUE[strategy].needs_records)
 
 
-def _start_from(initial: Path, folder: Path, strategy: str, oracle: Oracle) -> list[dict[str, Any]]:
+def _start_from(initial: Path, folder: Path, strategy: str) -> list[dict[str, Any]]:
     """Copy the seed's initial run: its labels, model and records are the same for all strategies."""
     temporary = folder.with_name(f"part-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(initial, temporary, symlinks=True, ignore=shutil.ignore_patterns("log.txt", "rounds.json"))
-    # What the app's default strategy has left in the initial run is not of the others.
-    own = strategy in CATALOGUE and CATALOGUE[strategy].pseudo_labels
-    changes = {"strategy": strategy, **({} if own else {note.key: None for note in oracle.notes})}
-    rows = [row | changes for row in json.loads((initial / "rounds.json").read_text())]
+    rows = [row | {"strategy": strategy} for row in json.loads((initial / "rounds.json").read_text())]
     shutil.rmtree(folder, ignore_errors=True)
     write_json(temporary / "rounds.json", rows)
     temporary.replace(folder)

@@ -34,7 +34,7 @@ class ImageOracle(SegmentationOracle):
         return MetaTensor(torch.from_numpy(mask.copy())[None], affine=torch.from_numpy(affine))
 
     def examine(self, app: Any, test: Mapping[str, Path], truth: Mapping[str, str]) -> dict[str, Any]:
-        """Dice and HD95 on the test images; pseudo-labels trained on, those made since, and their Dice."""
+        """Dice and HD95 on the test images; how many pseudo-labels were trained on, and their Dice."""
         classes = len(app.options.labels) + 1
         by_id = {image_id(name): label for name, label in truth.items()}
         dice = []
