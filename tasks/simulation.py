@@ -34,6 +34,7 @@ from tasks.groups import LABELS_TABLE
 from tasks.image_segmentation.oracle import ImageOracle
 from tasks.oracle import ANNOTATOR, Oracle
 from tasks.pools import Pool, read_pool, subset
+from tasks.processes import end_with_parent
 from tasks.scoring import RECORDS
 from tasks.volume_segmentation.oracle import VolumeOracle
 from tasks.volume_segmentation.protocols import mix_protocols
@@ -231,7 +232,7 @@ def run_all(
     with (
         context.Manager() as manager,
         Progress(*columns, console=console) as bar,
-        ProcessPoolExecutor(workers, mp_context=context) as executor,
+        ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as executor,
     ):
         finished = {job: _rows(runs / f"{job[0]}-{job[1]}") for job in lengths}
         task = bar.add_task("rounds", total=sum(lengths.values()), completed=sum(map(len, finished.values())))
