@@ -17,10 +17,10 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.utils import processes
 from pydantic import BaseModel, Field
 
-from apps.routes import ANNOTATOR, LONGEST_NAME, READER, client_of
+from apps.routes import ANNOTATOR, READER, client_of
 from strategies.answers import LABELLED, AnswerError, Answers
 from strategies.next_sample import reply
-from tasks.files import ImageError
+from tasks.files import LONGEST_NAME, ImageError
 from tasks.images import PERCENTILES, read_image
 from tasks.loop import SCORING, TRAIN
 

@@ -14,13 +14,10 @@ from monailabel.interfaces.exception import ImageNotFoundException, MONAILabelEx
 from monailabel.interfaces.utils.app import app_instance
 
 from strategies.next_sample import ANONYMOUS
-from tasks.files import LabelError
+from tasks.files import LONGEST_NAME, ImageError, LabelError
 
 READER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
-
-LONGEST_NAME = 200
-"""Characters of a reader's name or an image id."""
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
 
@@ -65,12 +62,7 @@ def save_label(
     MONAI Label's own function behind checks: an unknown image is a 404, and a label or ``params`` that cannot be used
     a 400 with the reason. It runs in a thread, so that storing a large label does not hold up other requests.
     """
-    try:
-        info = json.loads(params or "{}")
-    except ValueError as error:
-        raise HTTPException(status_code=400, detail=f"params is no JSON: {error}") from error
-    if not isinstance(info, dict):
-        raise HTTPException(status_code=400, detail="params must be a JSON object")
+    info = _json_object(params)
     for name in ("client_id", "answer_id"):
         if not isinstance(info.get(name, ""), str) or len(info.get(name, "")) > LONGEST_NAME:
             raise HTTPException(status_code=400, detail=f"{name} must be text of at most {LONGEST_NAME} characters")
@@ -85,3 +77,33 @@ def save_label(
     except ImageNotFoundException as error:
         raise HTTPException(status_code=404, detail=f"there is no image {image!r}") from error
     return saved
+
+
+@router.put("/datastore/image", tags=["Datastore"])
+def add_image(
+    background_tasks: BackgroundTasks,
+    image: str | None = None,
+    params: str = Form("{}"),
+    file: UploadFile = File(...),  # noqa: B008
+    user: User = ANNOTATOR,
+) -> dict[str, Any]:
+    """Add an image to the datastore.
+
+    MONAI Label's own function behind checks: an id or a file name that cannot be the name of an image is a 400.
+    """
+    info = json.dumps(_json_object(params))
+    try:
+        added: dict[str, Any] = datastore.add_image(background_tasks, image, info, file, user.username)
+    except ImageError as error:
+        raise HTTPException(status_code=400, detail=str(error)) from error
+    return added
+
+
+def _json_object(params: str) -> dict[str, Any]:
+    try:
+        info = json.loads(params or "{}")
+    except ValueError as error:
+        raise HTTPException(status_code=400, detail=f"params is no JSON: {error}") from error
+    if not isinstance(info, dict):
+        raise HTTPException(status_code=400, detail="params must be a JSON object")
+    return info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -75,6 +76,7 @@ class ActiveLearningApp:
     studies: str
     _datastore: Datastore
     _strategies: dict[str, Strategy]
+    sessions: Callable[[], Any]
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str], **about: Any) -> None:
         try:
@@ -191,13 +193,33 @@ class ActiveLearningApp:
         return {**self._datastore.get_image_info(sample["id"]), **sample, "path": path}
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Run inference; an image that cannot be used or a model that is not there is an HTTP 400 with the reason."""
+        """Run inference.
+
+        Raises:
+            HTTPException: 400 with the reason for an image that cannot be used, a model that is not there or a result
+                that should be stored as a person's label; 404 for an image that is neither in the datastore nor
+                uploaded.
+        """
+        image = request.get("image")
+        if isinstance(image, str) and not self._may_read(image):
+            raise HTTPException(status_code=404, detail=f"there is no image {image!r}")
+        if request.get("label_tag") == DefaultLabelTag.FINAL.value:
+            raise HTTPException(status_code=400, detail="label_tag: a model's result is no final label")
         try:
             result: dict[str, Any] = super().infer(request, datastore)  # type: ignore[misc]
         except (ValueError, RuntimeError) as error:
             logger.exception("inference failed")
             raise HTTPException(status_code=400, detail=reason(error)) from error
         return result
+
+    def _may_read(self, image: str) -> bool:
+        """Whether an image is one of the datastore, or a file that came with a request; never another server path."""
+        if not isinstance(self._datastore, StudiesFolder) or self._datastore.get_image_uri(image):
+            return True
+        sessions = self.sessions()
+        uploads = [Path(tempfile.gettempdir()), *([Path(sessions.store_path)] if sessions else [])]
+        path = Path(image).resolve()
+        return path.exists() and any(path.is_relative_to(folder.resolve()) for folder in uploads)
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """A viewer stored a label: a final one ends the lease and may make a training due."""

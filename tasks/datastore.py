@@ -15,6 +15,8 @@ from filelock import FileLock
 from monailabel.datastore.local import DataModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 
+from tasks.files import ImageError, LabelError, is_safe_name, is_safe_tag
+
 FINAL = DefaultLabelTag.FINAL.value
 """Tag of the labels that people give."""
 
@@ -49,14 +51,31 @@ class StudiesFolder(LocalDatastore):
             self._on_change()
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Add an image, then tell."""
+        """Add an image, then tell.
+
+        Raises:
+            ImageError: an id that cannot be a file name, or a kind of file that is no image here.
+        """
+        name, ending = self._to_id(Path(image_filename).name)
+        if not is_safe_name(image_id or name):
+            raise ImageError(f"image id {image_id!r} cannot be a file name")
+        if f"*{ending}" not in self._extensions:
+            raise ImageError(
+                f"{ending or 'a file without ending'} is no image; images are {', '.join(self._extensions)}"
+            )
         with self._mutex:
             added: str = super().add_image(image_id, image_filename, image_info)
             self._on_change()
         return added
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Store a label under a tag."""
+        """Store a label under a tag.
+
+        Raises:
+            LabelError: a tag that cannot be a folder name.
+        """
+        if not is_safe_tag(label_tag):
+            raise LabelError(f"tag {label_tag!r} must be letters, digits, '_' and '-'")
         with self._mutex:
             saved: str = super().save_label(image_id, label_filename, label_tag, label_info)
         return saved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,22 @@ def image_id(name: str | Path) -> str:
     name = Path(name).name
     ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
     return name[: len(name) - len(ending)]
+
+
+_FORBIDDEN = re.compile(r"[/\\\x00-\x1f\x7f]")
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+LONGEST_NAME = 200
+"""Characters of an image id or a reader's name."""
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a name from outside may become a file name: no separators, no control characters, not too long."""
+    return 0 < len(name) <= LONGEST_NAME and name not in (".", "..") and not _FORBIDDEN.search(name)
+
+
+def is_safe_tag(tag: str) -> bool:
+    """Whether a tag from outside may become a folder name: letters, digits, ``_`` and ``-``."""
+    return _TAG.fullmatch(tag) is not None
 
 
 def split_names(text: str) -> list[str]:

@@ -6,14 +6,13 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
 from monailabel.interfaces.utils.app import app_instance
 
 from apps.grading import for_the_screen
 from apps.options import ConfigurationError
-from apps.shared import JOB_PROCESS
 from strategies.store import Event
 from tasks.images import read_image
+from tests.apps.conftest import over_http
 from tests.server import ROOT
 from tests.tasks.classification.conftest import QUICK, write_discs
 
@@ -47,19 +46,8 @@ def app(make):
 
 @pytest.fixture
 def http(app, monkeypatch):
-    """MONAI Label's own FastAPI application with this app behind it."""
-    from monailabel.app import app as server
-
-    routes = list(server.router.routes)
-    monkeypatch.setattr("monailabel.app.app_instance", lambda: app)
-    for module in ("apps.routes", "apps.grading", "monailabel.endpoints.datastore", "monailabel.endpoints.infer"):
-        monkeypatch.setattr(f"{module}.app_instance", lambda: app)
-    monkeypatch.setattr(app.loop, "start", lambda: None)
-    monkeypatch.setenv(JOB_PROCESS, "")  # set by the server, taken back after the test
-    monkeypatch.delenv(JOB_PROCESS)
-    with TestClient(server) as client:
+    with over_http(app, monkeypatch) as client:
         yield client
-    server.router.routes[:] = routes
 
 
 def grade(http, image: str, label: str = "disc", reader: str = "ann", file: bytes = b"", **params):

@@ -1,0 +1,29 @@
+"""MONAI Label's own FastAPI application with one of our apps behind it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from apps.shared import JOB_PROCESS
+
+ENDPOINTS = ("apps.routes", "apps.grading", "apps.pseudo_labels", "monailabel.endpoints.datastore")
+ENDPOINTS += ("monailabel.endpoints.infer",)
+
+
+@contextmanager
+def over_http(app: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    from monailabel.app import app as server
+
+    routes = list(server.router.routes)
+    monkeypatch.setattr("monailabel.app.app_instance", lambda: app)
+    for module in ENDPOINTS:
+        monkeypatch.setattr(f"{module}.app_instance", lambda: app)
+    monkeypatch.setattr(app.loop, "start", lambda: None)
+    monkeypatch.setenv(JOB_PROCESS, "")  # set by the server, taken back after the test
+    monkeypatch.delenv(JOB_PROCESS)
+    with TestClient(server) as client:
+        yield client
+    server.router.routes[:] = routes
