@@ -214,12 +214,15 @@ class ActiveLearningApp:
 
     def _may_read(self, image: str) -> bool:
         """Whether an image is one of the datastore, or a file that came with a request; never another server path."""
-        if not isinstance(self._datastore, StudiesFolder) or self._datastore.get_image_uri(image):
+        folder = isinstance(self._datastore, StudiesFolder)
+        if folder and self._datastore.get_image_uri(image):
             return True
+        path = Path(image).resolve()
+        if not path.exists():
+            return not folder  # an archive is asked for it
         sessions = self.sessions()
         uploads = [Path(tempfile.gettempdir()), *([Path(sessions.store_path)] if sessions else [])]
-        path = Path(image).resolve()
-        return path.exists() and any(path.is_relative_to(folder.resolve()) for folder in uploads)
+        return any(path.is_relative_to(upload.resolve()) for upload in uploads)
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """A viewer stored a label: a final one ends the lease and may make a training due."""

@@ -159,6 +159,12 @@ def test_inference_reads_images_of_the_datastore_and_uploads_and_no_other_file(h
         assert "there is no image" in answer.json()["detail"]
 
 
+def test_with_an_archive_other_names_are_its_own_and_files_of_the_server_stay_closed(app, monkeypatch):
+    monkeypatch.setattr(app, "_datastore", object())
+    assert app._may_read("1.2.840.113619.2.5")
+    assert not app._may_read(str(ROOT / "README.md"))
+
+
 def test_a_model_s_result_is_never_stored_as_a_person_s_label(http, trained, folder):
     before = files(folder)
     answer = infer(http, "image5", save_label=True, label_tag="final")
