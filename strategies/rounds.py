@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 SCORED = "scored"
 COLD_START = "cold_start"
 
-NOBODY = np.zeros(0, dtype=np.int64)
+NO_IMAGES = np.zeros(0, dtype=np.int64)
 """No image of a pool."""
 
 
@@ -253,10 +253,10 @@ class Rounds:
         size = min(self.batch_size, len(pool.image_ids))
         ordered = reason == SCORED or not strategy.needs_records
         chosen = strategy.select(pool, size, rng) if ordered else rng.permutation(len(pool.image_ids))[:size]
-        split = chosen if isinstance(chosen, CealSplit) else CealSplit(chosen, NOBODY)
+        split = chosen if isinstance(chosen, CealSplit) else CealSplit(chosen, NO_IMAGES)
         order = split.oracle
         # The scoring job labels what the first round under a model version leaves to the model.
-        pseudo = split.pseudo if strategy.pseudo_labels and not _has_round(session, strategy, version) else NOBODY
+        pseudo = split.pseudo if strategy.pseudo_labels and not _has_round(session, strategy, version) else NO_IMAGES
         row = Round(strategy=strategy.name, model_version=version, number=number, size=len(order), reason=reason)
         row.opened_at = self.clock()
         session.add(row)
