@@ -220,9 +220,11 @@ class ActiveLearningApp:
         path = Path(image).resolve()
         if not path.exists():
             return not folder  # an archive is asked for it
+        # MONAI Label keeps an upload under a temporary name, and a session's files in a folder of their own.
+        if path.parent == Path(tempfile.gettempdir()).resolve():
+            return path.name.startswith(tempfile.gettempprefix())
         sessions = self.sessions()
-        uploads = [Path(tempfile.gettempdir()), *([Path(sessions.store_path)] if sessions else [])]
-        return any(path.is_relative_to(upload.resolve()) for upload in uploads)
+        return bool(sessions) and path.is_relative_to(Path(sessions.store_path).resolve())
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """A viewer stored a label: a final one ends the lease and may make a training due."""
