@@ -107,20 +107,25 @@ class StudiesFolder(LocalDatastore):
         with self._mutex:
             folder = Path(self._datastore.label_path(tag))
             folder.mkdir(parents=True, exist_ok=True)
-            for image_id, image in self._datastore.objects.items():
-                old = image.labels.pop(tag, None)
-                if old is not None and image_id not in labels:
-                    (folder / self._filename(image_id, old.ext)).unlink(missing_ok=True)
-            for image_id, (file, info) in labels.items():
-                if image_id not in self._datastore.objects:
-                    continue
+            models = {}
+            for image_id in labels.keys() & self._datastore.objects.keys():
+                file, info = labels[image_id]
                 ending = self._to_id(file.name)[1]
                 name = self._filename(image_id, ending)
                 temporary = folder / f"part_{image_id}.tmp"
                 shutil.copyfile(file, temporary)
                 temporary.replace(folder / name)
-                values = {**info, "ts": int(time.time()), "name": name}
-                self._datastore.objects[image_id].labels[tag] = DataModel(ext=ending, info=values)
+                models[image_id] = DataModel(ext=ending, info={**info, "ts": int(time.time()), "name": name})
+            # Readers do not wait for the lock: nothing slow between the first change and the last.
+            gone = []
+            for image_id, image in self._datastore.objects.items():
+                old = image.labels.pop(tag, None)
+                if image_id in models:
+                    image.labels[tag] = models[image_id]
+                elif old is not None:
+                    gone.append(self._filename(image_id, old.ext))
+            for name in gone:
+                (folder / name).unlink(missing_ok=True)
             self._update_datastore_file()
 
     def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
