@@ -105,9 +105,9 @@ def test_ceal_with_pseudo_labels_over_a_kill_and_masks_in_slicer_s_geometry(serv
     assert server.run("train", "segmentation", QUICK)["status"] == "DONE", server.text()[-3000:]
     stats = server.client().info()["train_stats"]["segmentation"]
     assert (stats["labelled"], stats["start"], stats["pseudo_labels"]["used"]) == (15, "the current model", 4)
-    replaced = wait_for(
-        lambda: (now := pseudo_labels(server)) and {info["round"] for info in now.values()} == {3} and now,
-        240,
-        lambda: server.text()[-3000:],
-    )
-    assert len(replaced) == 10
+
+    def replaced() -> bool:
+        now = pseudo_labels(server)
+        return len(now) == 10 and {info["round"] for info in now.values()} == {3}
+
+    wait_for(replaced, 240, lambda: server.text()[-3000:])
