@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 APP ?= apps/volume_segmentation
 # Generated studies of the kind that the app takes.
-SAMPLES := $(or $(if $(findstring image_s,$(APP)),sample_pictures),$(if $(findstring image_,$(APP)),sample_images),sample_studies)
+SAMPLES := $(or $(if $(findstring image_segmentation,$(APP)),sample_pictures),$(if $(findstring image_classification,$(APP)),sample_images),sample_studies)
 STUDIES ?= $(SAMPLES)
 PORT ?= 8000
 CONF ?=

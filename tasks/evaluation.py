@@ -36,8 +36,8 @@ def segmentation_metrics(
         Two ``(classes - 1,)`` arrays. Dice is NaN where the label lacks the class and ``ignore_empty``; HD95 (mm) is
         NaN where label or prediction lack it.
     """
-    dice = dice_per_label(prediction, label, classes, ignore_empty)
-    y_pred, y = one_hot(prediction[None, None], classes), one_hot(label[None, None], classes)
+    y_pred, y = _one_hot(prediction, classes), _one_hot(label, classes)
+    dice = _dice(y_pred, y, ignore_empty)
     hd95 = np.full(classes - 1, np.nan)
     for index in range(1, classes):
         if y[0, index].any() and y_pred[0, index].any():
@@ -53,7 +53,14 @@ def dice_per_label(
     prediction: torch.Tensor, label: torch.Tensor, classes: int, ignore_empty: bool = True
 ) -> np.ndarray:
     """Dice per foreground class; arguments and result as in :func:`segmentation_metrics`."""
-    y_pred, y = one_hot(prediction[None, None], classes), one_hot(label[None, None], classes)
+    return _dice(_one_hot(prediction, classes), _one_hot(label, classes), ignore_empty)
+
+
+def _one_hot(mask: torch.Tensor, classes: int) -> torch.Tensor:
+    return one_hot(mask[None, None], classes)
+
+
+def _dice(y_pred: torch.Tensor, y: torch.Tensor, ignore_empty: bool) -> np.ndarray:
     return np.asarray(compute_dice(y_pred, y, include_background=False, ignore_empty=ignore_empty)[0])
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,19 @@ def reason(error: BaseException) -> str:
         cause = cause.__cause__
     lines = str(cause or error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into an :class:`ImageError` that names it."""
+    if not file.is_file():
+        raise ImageError(f"{file} is missing")
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:  # every reader library raises its own kinds
+        raise ImageError(f"{file} cannot be read: {reason(error)}") from error
 
 
 def fingerprint(files: Iterable[Path]) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -12,10 +11,13 @@ import torch
 from monai.transforms import ScaleIntensityRangePercentiles
 from PIL import Image, ImageOps
 
-from tasks.files import ImageError, reason
+from tasks.files import ImageError, reading
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii.gz", ".nii")
 """Endings of the images we read."""
+
+IMAGE_PATTERNS = tuple(f"*{spelled}" for ending in IMAGE_ENDINGS for spelled in (ending, ending.upper()))
+"""Their file names, for a datastore."""
 
 PERCENTILES = (0.5, 99.5)
 """Intensities between these percentiles fill the range of an image that is not 8-bit."""
@@ -44,19 +46,6 @@ def read_image(path: str | Path) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ImageError(f"{file} contains NaN or infinite values")
     return array
-
-
-@contextmanager
-def reading(file: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into an :class:`ImageError` that names it."""
-    if not file.is_file():
-        raise ImageError(f"{file} is missing")
-    try:
-        yield
-    except ImageError:
-        raise
-    except Exception as error:  # every reader library raises its own kinds
-        raise ImageError(f"{file} cannot be read: {reason(error)}") from error
 
 
 def is_nifti(file: Path) -> bool:
@@ -104,8 +93,8 @@ def read_picture(file: Path, upright: bool = True) -> np.ndarray:
     return np.moveaxis(array, -1, 0).copy() if array.ndim == 3 else array[None]
 
 
-def read_nifti_slice(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels ``[X, Y, 1, C]`` float32 of a NIfTI slice as they are stored, and its affine."""
+def open_nifti_slice(file: Path) -> Any:
+    """A NIfTI slice whose header fits, without its voxels; its affine and shape are those of the file."""
     image = nibabel.load(file)
     shape = image.shape
     if not 2 <= len(shape) <= 4 or (len(shape) > 2 and shape[2] != 1):
@@ -115,7 +104,13 @@ def read_nifti_slice(file: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ImageError(f"{file} has {channels} channels; 1 or 3 are supported")
     if nibabel.aff2axcodes(image.affine)[2] not in ("S", "I"):
         raise ImageError(f"{file} is not an axial slice: its thin axis is not the third one in RAS")
-    return np.asarray(image.dataobj, dtype=np.float32).reshape(*shape[:2], 1, channels), image.affine
+    return image
+
+
+def read_nifti_slice(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels ``[X, Y, 1, C]`` float32 of a NIfTI slice as they are stored, and its affine."""
+    image = open_nifti_slice(file)
+    return np.asarray(image.dataobj, dtype=np.float32).reshape(*image.shape[:2], 1, -1), image.affine
 
 
 def _read_nifti(file: Path) -> np.ndarray:

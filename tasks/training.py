@@ -131,7 +131,7 @@ class MembersTrainTask(BasicTrainTask):
         except ValueError as error:
             raise TrainingError(str(error)) from error
         self._items, self._extra = self.gather(datastore, preset, seed)
-        self.check_items([*self._items, *self._extra])
+        self.check_items(self._items)
         self._start = self._continued(request, preset)
         if self._start is not None:
             preset = self.continuing(preset)
@@ -258,7 +258,7 @@ class MembersTrainTask(BasicTrainTask):
         return items
 
     def extra_items(self, datastore: Datastore, preset: Any) -> list[dict[str, Any]]:
-        """Images without a final label that are trained on all the same: they never validate and do not count."""
+        """Checked images without a final label that are trained on all the same: they never validate nor count."""
         return []
 
     def continuing(self, preset: Any) -> Any:
@@ -527,14 +527,6 @@ class Progress:
 def parameters(context: Context) -> Any:
     """The hyper-parameters of the member being trained."""
     return context.request[_TRAIN_KEY]
-
-
-def bootstrap(items: list[Any], request: Mapping[str, Any]) -> list[Any]:
-    """For a member of a committee a sample with replacement, for a single model the items as they are."""
-    if request["members"] == 1:
-        return items
-    rng = np.random.default_rng([request["seed"], request["member"]])
-    return [items[index] for index in rng.integers(0, len(items), len(items))]
 
 
 def _weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:

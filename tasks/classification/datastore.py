@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.datastore import StudiesFolder
 from tasks.files import LabelError, write_json
-from tasks.images import IMAGE_ENDINGS
+from tasks.images import IMAGE_PATTERNS
 
 _LARGEST = 64 * 1024
 """Bytes of a label file: it holds one name."""
@@ -29,8 +29,7 @@ class GradedFolder(StudiesFolder):
 
     def __init__(self, path: str, classes: Sequence[str] = (), **options: Any) -> None:
         self._classes = tuple(classes)
-        endings = [*IMAGE_ENDINGS, *(ending.upper() for ending in IMAGE_ENDINGS)]
-        super().__init__(path, extensions=[f"*{ending}" for ending in endings], **options)
+        super().__init__(path, extensions=IMAGE_PATTERNS, **options)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Store a class.

@@ -10,9 +10,7 @@ from tasks.datastore import FINAL, StudiesFolder
 from tasks.files import ImageError, LabelError
 from tasks.image_segmentation.pseudo_labels import PSEUDO
 from tasks.image_segmentation.slices import read_mask
-from tasks.images import IMAGE_ENDINGS
-
-_OTHER_MASKS = (".nrrd",)
+from tasks.images import IMAGE_PATTERNS
 
 
 class MaskFolder(StudiesFolder):
@@ -24,12 +22,11 @@ class MaskFolder(StudiesFolder):
         **options: of :class:`tasks.datastore.StudiesFolder`.
     """
 
-    label_extensions = tuple(f"*{ending}" for ending in _OTHER_MASKS)
+    label_extensions = ("*.nrrd",)
 
     def __init__(self, path: str, names: Sequence[str], **options: Any) -> None:
         self._classes = len(names) + 1
-        endings = [*IMAGE_ENDINGS, *(ending.upper() for ending in IMAGE_ENDINGS)]
-        super().__init__(path, extensions=[f"*{ending}" for ending in endings], **options)
+        super().__init__(path, extensions=IMAGE_PATTERNS, **options)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Store a mask.

@@ -19,12 +19,9 @@ from monai.transforms import Compose, NormalizeIntensityd, Resized, Transform
 from nibabel import orientations
 from PIL import Image
 
-from tasks.files import ImageError
-from tasks.images import IMAGE_ENDINGS, intensities, is_nifti, read_nifti_slice, read_picture, reading
+from tasks.files import ImageError, reading
+from tasks.images import intensities, is_nifti, open_nifti_slice, read_nifti_slice, read_picture
 from tasks.segmentation.labels import check_values, load
-
-MASK_ENDINGS = (*IMAGE_ENDINGS, ".nrrd")
-"""Endings of the masks we read."""
 
 IN_CHANNELS = 3
 """Channels of every network; grey fills all three."""
@@ -114,8 +111,9 @@ def read_size(path: str | Path) -> tuple[int, int]:
     file = Path(path)
     with reading(file):
         if is_nifti(file):
-            voxels, affine = read_nifti_slice(file)
-            columns, rows = _to_lps(voxels, affine).shape[:2]
+            image = open_nifti_slice(file)
+            swapped = orientations.io_orientation(image.affine)[0, 0] == 1
+            columns, rows = image.shape[1::-1] if swapped else image.shape[:2]
             return int(columns), int(rows)
         with Image.open(file) as picture:
             return picture.size

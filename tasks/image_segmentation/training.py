@@ -23,7 +23,7 @@ from tasks.models import ModelRegistry
 from tasks.pretrained import Pretrained, Start, WeightsError
 from tasks.segmentation.inferer import WindowInferer, whole_image
 from tasks.segmentation.training import SegmentationTrainTask, augmentation
-from tasks.training import VALIDATION_SHARE, TrainingError, bootstrap, parameters
+from tasks.training import VALIDATION_SHARE, TrainingError, parameters
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +62,6 @@ class ImageTrainTask(SegmentationTrainTask):
         grouping: Grouping | None = None,
     ) -> None:
         super().__init__(name, description, registry, preset, labels, seed, members, grouping)
-        if members > 1:
-            self._config["members"] = members
         self._config["pretrained"] = True
         self.start = Start(weights)
 
@@ -119,10 +117,6 @@ class ImageTrainTask(SegmentationTrainTask):
 
     def _initial(self, preset: ImagePreset) -> Pretrained:
         return self.start(IMAGENET_ENCODERS.get(preset.network, preset.network), preset.imagenet)
-
-    def member_items(self, items: list[Any], request: Mapping[str, Any]) -> list[Any]:
-        """Committee members draw with replacement."""
-        return bootstrap(items, request)
 
     def held_out(self, items: Sequence[Mapping[str, Any]], seed: int) -> list[int]:
         """A choice that neither more labels nor another training's seed change."""

@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import LoadImage
 
-from tasks.files import ImageError, reason
+from tasks.files import ImageError, reading
 
 
 def load(file: Path) -> MetaTensor:
@@ -21,14 +21,10 @@ def load(file: Path) -> MetaTensor:
     Raises:
         ImageError: missing or unreadable.
     """
-    if not file.is_file():
-        raise ImageError(f"{file} is missing")
-    try:
+    with reading(file):
         # MONAI's NRRD reader needs header fields that are optional; ITK's does not.
         reader = "ITKReader" if file.suffix == ".nrrd" else None
         volume: MetaTensor = LoadImage(reader, image_only=True, ensure_channel_first=True, dtype=torch.float32)(file)
-    except Exception as error:  # every reader library raises its own kinds
-        raise ImageError(f"{file} cannot be read: {reason(error)}") from error
     return volume
 
 

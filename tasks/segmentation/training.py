@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from monai.metrics import DiceMetric
 from monai.transforms import AsDiscreted, Compose, RandAffined, RandFlipd, RandScaleIntensityd, RandShiftIntensityd
 from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 
+from tasks.groups import Grouping
+from tasks.hyperparameters import Hyperparameters
+from tasks.models import ModelRegistry
 from tasks.training import MembersTrainTask
 
 
@@ -22,6 +25,28 @@ class SegmentationTrainTask(MembersTrainTask):
 
     ignore_empty = True
     """Whether a label without foreground is left out of the Dice; else it counts 1 if the prediction is empty too."""
+
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        registry: ModelRegistry,
+        preset: Hyperparameters,
+        labels: Sequence[str],
+        seed: int = 0,
+        members: int = 1,
+        grouping: Grouping | None = None,
+    ) -> None:
+        super().__init__(name, description, registry, preset, labels, seed, members, grouping)
+        if members > 1:
+            self._config["members"] = members
+
+    def member_items(self, items: list[Any], request: Mapping[str, Any]) -> list[Any]:
+        """Committee members draw with replacement; a single model has all."""
+        if request["members"] == 1:
+            return items
+        rng = np.random.default_rng([request["seed"], request["member"]])
+        return [items[index] for index in rng.integers(0, len(items), len(items))]
 
     def report(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Dice per label."""

@@ -19,7 +19,7 @@ from tasks.models import ModelRegistry
 from tasks.segmentation.inferer import WindowInferer
 from tasks.segmentation.networks import Architecture
 from tasks.segmentation.training import SegmentationTrainTask, augmentation
-from tasks.training import bootstrap, parameters
+from tasks.training import parameters
 from tasks.volume_segmentation.presets import Preset, voxels
 from tasks.volume_segmentation.volumes import preprocessing, read_label, read_volume
 
@@ -52,8 +52,6 @@ class VolumeTrainTask(SegmentationTrainTask):
         grouping: Grouping | None = None,
     ) -> None:
         super().__init__(name, description, registry, preset, labels, seed, members, grouping)
-        if members > 1:
-            self._config["members"] = members
         self.channels = list(channels)
         self._in_channels = 1
 
@@ -75,10 +73,6 @@ class VolumeTrainTask(SegmentationTrainTask):
     def inference_settings(self, preset: Preset) -> Mapping[str, Any]:
         """Spacing, window and overlap."""
         return preset.inference_settings
-
-    def member_items(self, items: list[Any], request: Mapping[str, Any]) -> list[Any]:
-        """Committee members draw with replacement."""
-        return bootstrap(items, request)
 
     def loss_function(self, context: Context) -> DiceCELoss:
         """Dice + cross entropy, one to one."""

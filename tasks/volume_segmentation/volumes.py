@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from monai.transforms import Compose, NormalizeIntensityd, Orientationd, Spacing
 
 from tasks.files import ImageError
 from tasks.segmentation.labels import check_values, load
-
-logger = logging.getLogger(__name__)
 
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd")
 """Endings of the volumes we read."""
