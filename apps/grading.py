@@ -8,21 +8,19 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import FileResponse
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.utils.app import app_instance
-from monailabel.utils.async_tasks.utils import processes
 from pydantic import BaseModel, Field
 
-from apps.routes import ANNOTATOR, READER, client_of
-from strategies.answers import LABELLED, AnswerError, Answers
+from apps.routes import ANNOTATOR, READER, answers, client_of
+from strategies.answers import LABELLED, AnswerError
 from strategies.next_sample import reply
 from tasks.files import LONGEST_NAME, ImageError
 from tasks.images import PERCENTILES, read_image
-from tasks.loop import SCORING, TRAIN
 
 WEB = Path(__file__).resolve().parent / "web"
 LARGEST_SIDE = 4096
@@ -80,21 +78,6 @@ def session(user: User = READER) -> dict[str, Any]:
         "classes": list(app.options.labels),
         "strategies": [{"name": row.name, "description": row.description} for row in app.query_strategies],
         "user": user.username if settings.MONAI_LABEL_AUTH_ENABLE else "",
-    }
-
-
-@router.get("/progress")
-def progress(
-    request: Request, client_id: Annotated[str, Query(max_length=LONGEST_NAME)] = "", user: User = READER
-) -> Any:
-    """Images in all, labelled, skipped, unreadable and labelled by the reader; the model and the running job."""
-    app = app_instance()
-    model = app.current_model()
-    return {
-        **vars(answers().progress(client_of(client_id, user, request))),
-        "model": model.name if model else "",
-        "model_version": model.version if model else "",
-        "job": next((kind for kind in (TRAIN, SCORING) if processes(kind)), ""),
     }
 
 
@@ -196,8 +179,3 @@ def undo(body: UndoRequest, request: Request, user: User = ANNOTATOR) -> dict[st
     except AnswerError as error:
         raise HTTPException(status_code=409, detail=str(error)) from error
     return {"id": event.image_id, "undone": event.event, **(reply(assignment) if assignment else {})}
-
-
-def answers() -> Answers:
-    """Skips and undos of the running app."""
-    return Answers(app_instance().rounds)

@@ -33,6 +33,8 @@ class Options:
         group_by: column of ``labels.csv`` or regular expression on image ids; training validates on whole groups.
         store: SQLite file or SQLAlchemy URL; empty is a file beside the models.
         auto_train: start trainings in the background; scoring follows every training, whoever started it.
+        tags: tags that labels may be saved under besides ``final`` and ``original``, comma separated.
+        max_upload_mb: largest request that is taken, in MiB.
     """
 
     strategy: str = ""
@@ -45,6 +47,8 @@ class Options:
     group_by: str = ""
     store: str = ""
     auto_train: bool = True
+    tags: tuple[str, ...] = ()
+    max_upload_mb: int = 2048
 
     @classmethod
     def parse(cls, conf: Mapping[str, str], **defaults: Any) -> Self:
@@ -69,7 +73,7 @@ class Options:
             except ValueError as error:
                 raise ConfigurationError(f"option {name} must be {_KINDS[kind]}, got {text!r}") from error
         options = cls(**values)
-        for name, low in (("batch_size", 1), ("train_after", 0), ("seed", 0)):
+        for name, low in (("batch_size", 1), ("train_after", 0), ("seed", 0), ("max_upload_mb", 1)):
             if getattr(options, name) < low:
                 raise ConfigurationError(f"option {name} must be at least {low}, got {getattr(options, name)}")
         if not options.lease_minutes > 0:
@@ -89,10 +93,15 @@ class VolumeOptions(Options):
     """Options of ``volume_segmentation``.
 
     Attributes:
-        channels: channel names, comma separated, the file in the studies root first; empty for single files.
+        channels: channel names, comma separated, the file in the studies root first; empty for single files. With an
+            archive they name series of a study by their description.
+        allow_empty: take labels without any segment.
+        series: series of an archive that are images: modalities, then ``:`` and a pattern of the description.
     """
 
     channels: tuple[str, ...] = ()
+    allow_empty: bool = False
+    series: str = "CT,MR"
 
 
 @dataclass(frozen=True)

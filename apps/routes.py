@@ -1,23 +1,36 @@
-"""Routes of every app that stand before MONAI Label's own: the next sample, and a label."""
+"""Routes of every app that stand before MONAI Label's own.
+
+MONAI Label's are coroutines that work in the event loop: while one of them reads a file or runs a network, the whole
+server stands still, the viewer's pages included. These run in threads, and check what comes from outside.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Depends, File, Form, HTTPException, Request, UploadFile
+from fastapi import APIRouter, BackgroundTasks, Depends, File, Form, HTTPException, Query, Request, UploadFile
+from fastapi.responses import Response, StreamingResponse
 from monailabel.config import settings
-from monailabel.endpoints import datastore
+from monailabel.endpoints import datastore, infer
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.datastore import DefaultLabelTag
-from monailabel.interfaces.exception import ImageNotFoundException, MONAILabelException
+from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks.utils import processes
 
+from strategies.answers import Answers
 from strategies.next_sample import ANONYMOUS
-from tasks.files import LONGEST_NAME, ImageError, LabelError
+from strategies.store import Store
+from tasks.files import LONGEST_NAME
+from tasks.loop import SCORING, TRAIN
 
 READER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
+ADMIN = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
 
@@ -29,23 +42,39 @@ def client_of(given: Any, user: User, request: Request) -> str:
     return str(given or signed_in or f"{ANONYMOUS}@{address}")
 
 
+def answers() -> Answers:
+    """Skips and undos of the running app."""
+    return Answers(app_instance().rounds)
+
+
+@router.get("/info/", tags=["App"])
+def info(user: User = READER) -> Any:
+    """What MONAI Label's clients want to know of the app."""
+    return app_instance().info()
+
+
 @router.post("/activelearning/{strategy}", tags=["ActiveLearning"])
 def next_sample(
     strategy: str, request: Request, params: dict[str, Any] | None = None, user: User = READER
 ) -> dict[str, Any]:
     """Lease the next image of a strategy.
 
-    Stands before MONAI Label's own route, which would block all other requests while it works, walk the datastore
-    twice and rewrite its index. The annotator is ``client_id``, else the authenticated user, else one anonymous name
-    per client address.
+    MONAI Label's own would walk the datastore twice and rewrite its index. The annotator is ``client_id``, else the
+    authenticated user, else one anonymous name per client address.
     """
     options = dict(params or {})
+    _check_names(options)
     client_id = client_of(options.get("client_id"), user, request)
     try:
-        sample: dict[str, Any] = app_instance().next_sample({**options, "strategy": strategy, "client_id": client_id})
+        return dict(app_instance().next_sample({**options, "strategy": strategy, "client_id": client_id}))
     except MONAILabelException as error:
         raise HTTPException(status_code=404, detail=error.msg) from error
-    return sample
+
+
+@router.get("/datastore/", tags=["Datastore"])
+def contents(output: datastore.ResultType | None = None, user: User = READER) -> Any:
+    """Counts, the list of labelled images, or everything."""
+    return datastore.datastore(output)
 
 
 @router.put("/datastore/label", tags=["Datastore"])
@@ -59,27 +88,19 @@ def save_label(
 ) -> dict[str, Any]:
     """Store a label of an image.
 
-    MONAI Label's own function behind checks: an unknown image is a 404, and a label or ``params`` that cannot be used
-    a 400 with the reason. It runs in a thread, so that storing a large label does not hold up other requests.
+    Returns:
+        ``image`` and ``label`` (ids), and for a final label what was stored: ``segments`` (voxels of each), ``notes``
+        (what was changed to make it fit), ``previous`` (where the label it replaced is kept).
     """
     info = _json_object(params)
-    for name in ("client_id", "answer_id"):
-        if not isinstance(info.get(name, ""), str) or len(info.get(name, "")) > LONGEST_NAME:
-            raise HTTPException(status_code=400, detail=f"{name} must be text of at most {LONGEST_NAME} characters")
+    _check_names(info)
     if settings.MONAI_LABEL_AUTH_ENABLE:
         info.setdefault("client_id", user.username)
-    try:
-        saved: dict[str, Any] = datastore.save_label(
-            background_tasks, image, json.dumps(info), tag, label, user.username
-        )
-    except LabelError as error:
-        raise HTTPException(status_code=400, detail=str(error)) from error
-    except ImageNotFoundException as error:
-        raise HTTPException(status_code=404, detail=f"there is no image {image!r}") from error
-    return saved
+    return dict(datastore.save_label(background_tasks, image, json.dumps(info), tag, label, user.username))
 
 
 @router.put("/datastore/image", tags=["Datastore"])
+@router.put("/datastore/", tags=["Datastore"], include_in_schema=False)
 def add_image(
     background_tasks: BackgroundTasks,
     image: str | None = None,
@@ -87,22 +108,126 @@ def add_image(
     file: UploadFile = File(...),  # noqa: B008
     user: User = ANNOTATOR,
 ) -> dict[str, Any]:
-    """Add an image to the datastore.
+    """Add an image to the datastore."""
+    return dict(datastore.add_image(background_tasks, image, json.dumps(_json_object(params)), file, user.username))
 
-    MONAI Label's own function behind checks: an id or a file name that cannot be the name of an image is a 400.
-    """
-    info = json.dumps(_json_object(params))
-    try:
-        added: dict[str, Any] = datastore.add_image(background_tasks, image, info, file, user.username)
-    except ImageError as error:
-        raise HTTPException(status_code=400, detail=str(error)) from error
-    return added
+
+@router.get("/datastore/image", tags=["Datastore"])
+def download_image(image: str, user: User = READER) -> Any:
+    """An image's file."""
+    return datastore.download_image(image)
+
+
+@router.head("/datastore/image", tags=["Datastore"])
+def check_image(image: str, check_sum: str | None = None, user: User = READER) -> Any:
+    """Whether there is an image, with this content if a checksum is given."""
+    algorithm = (check_sum or "").split(":")[0] if ":" in (check_sum or "") else "SHA256"
+    if algorithm not in ("SHA256", "SHA512", "MD5"):
+        raise HTTPException(status_code=400, detail="check_sum must start with SHA256:, SHA512: or MD5:")
+    return datastore.download_image(image, check_only=True, check_sum=check_sum)
+
+
+@router.get("/datastore/label", tags=["Datastore"])
+def download_label(label: str, tag: str, user: User = READER) -> Any:
+    """A label's file."""
+    return datastore.download_label(label, tag)
+
+
+@router.head("/datastore/label", tags=["Datastore"])
+def check_label(image: str, tag: str, user: User = READER) -> Any:
+    """Whether there is a label."""
+    return datastore.download_label(image, tag, check_only=True)
+
+
+@router.put("/datastore/image/info", tags=["Datastore"])
+def update_image_info(image: str, info: str = Form("{}"), user: User = ANNOTATOR) -> dict[str, Any]:
+    """Merge values into what is kept with an image."""
+    app_instance().datastore().update_image_info(image, _json_object(info))
+    return {}
+
+
+@router.put("/datastore/label/info", tags=["Datastore"])
+def update_label_info(label: str, tag: str, info: str = Form("{}"), user: User = ANNOTATOR) -> dict[str, Any]:
+    """Merge values into what is kept with a label."""
+    app_instance().datastore().update_label_info(label, tag, _json_object(info))
+    return {}
+
+
+@router.get("/datastore/dataset", tags=["Datastore"])
+def download_dataset(limit_cases: Annotated[int | None, Query(ge=1)] = None, user: User = ANNOTATOR) -> Any:
+    """All labelled images with their labels, as ZIP."""
+    if not app_instance().datastore().get_labeled_images():
+        raise HTTPException(status_code=404, detail="no image is labelled yet")
+    return datastore.download_dataset(limit_cases)
+
+
+@router.post("/infer/{model}", tags=["Infer"])
+def run_inference(
+    background_tasks: BackgroundTasks,
+    model: str,
+    image: str = "",
+    session_id: str = "",
+    params: str = Form("{}"),
+    file: UploadFile = File(None),  # noqa: B008
+    label: UploadFile = File(None),  # noqa: B008
+    output: infer.ResultType | None = None,
+    user: User = READER,
+) -> Any:
+    """Run a model on an image of the datastore, of a session, or on one that comes with the request."""
+    if not (file or image or session_id):
+        raise HTTPException(status_code=400, detail="say which image: image, session_id or file")
+    if output == infer.ResultType.dicom_seg:
+        raise HTTPException(status_code=400, detail="output must be image, json or all")
+    given = json.dumps(_json_object(params))
+    return infer.run_inference(background_tasks, model, image, session_id, given, file, label, output)
+
+
+@router.get("/al/progress", tags=["ActiveLearning"])
+def progress(
+    request: Request, client_id: Annotated[str, Query(max_length=LONGEST_NAME)] = "", user: User = READER
+) -> Any:
+    """Images in all, labelled, skipped, unreadable and labelled by the reader; the model and the running job."""
+    app = app_instance()
+    model = app.current_model()
+    return {
+        **vars(answers().progress(client_of(client_id, user, request))),
+        "model": model.name if model else "",
+        "model_version": model.version if model else "",
+        "job": next((kind for kind in (TRAIN, SCORING) if processes(kind)), ""),
+    }
+
+
+@router.get("/al/history", tags=["ActiveLearning"])
+def history(user: User = ADMIN) -> Response:
+    """Who was given, labelled, skipped or took back which image, when, under which model: a CSV file."""
+    headers = {"Content-Disposition": 'attachment; filename="history.csv"'}
+    return StreamingResponse(_rows(app_instance().store), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _rows(store: Store) -> Iterator[str]:
+    columns = store.history_columns
+    for row in (dict(zip(columns, columns, strict=True)), *store.history()):
+        text = io.StringIO()
+        csv.DictWriter(text, columns, restval="").writerow({name: _for_a_table(value) for name, value in row.items()})
+        yield text.getvalue()
+
+
+def _for_a_table(value: Any) -> str:
+    """A value as a spreadsheet should show it: what looks like a formula stays text."""
+    text = "" if value is None else str(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
+
+
+def _check_names(values: dict[str, Any]) -> None:
+    for name in ("client_id", "answer_id"):
+        if not isinstance(values.get(name, ""), str) or len(values.get(name, "")) > LONGEST_NAME:
+            raise HTTPException(status_code=400, detail=f"{name} must be text of at most {LONGEST_NAME} characters")
 
 
 def _json_object(params: str) -> dict[str, Any]:
     try:
         info = json.loads(params or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HTTPException(status_code=400, detail=f"params is no JSON: {error}") from error
     if not isinstance(info, dict):
         raise HTTPException(status_code=400, detail="params must be a JSON object")

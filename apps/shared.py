@@ -8,6 +8,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from monailabel.utils.async_tasks.utils import processes
 
 from apps import routes
 from apps.authentication import accept_tokens
+from apps.guard import protect
 from apps.options import ConfigurationError, Options, refuse
 from strategies.catalogue import QueryStrategy, offered
 from strategies.next_sample import NextSample
 from strategies.rounds import Rounds
 from strategies.store import Model, Store
-from tasks.datastore import StudiesFolder
+from tasks.datastore.folder import Changes, StudiesFolder
 from tasks.files import reason
 from tasks.groups import DUPLICATES_TABLE, Grouping, read_grouping
 from tasks.hyperparameters import default_preset
@@ -43,8 +45,19 @@ def _is_remote(studies: str) -> bool:
     return studies.startswith(("http://", "https://"))
 
 
-KEPT_IN_HISTORY = ("model", "label", "answer_id", "probabilities_shown")
-"""What a client says about a label that the history keeps."""
+KEPT_IN_HISTORY = (
+    "model",
+    "model_version",
+    "label",
+    "answer_id",
+    "probabilities_shown",
+    "segments",
+    "notes",
+    "previous",
+)
+"""What is kept with a label that the history keeps too."""
+TOLD = ("segments", "notes", "previous")
+"""What is kept with a label that its sender is told."""
 
 
 class ActiveLearningApp:
@@ -74,7 +87,8 @@ class ActiveLearningApp:
     # Set by MONAILabelApp.__init__.
     app_dir: str
     studies: str
-    _datastore: Datastore
+    _datastore: StudiesFolder
+    _infers_threadpool: ThreadPoolExecutor | None
     _strategies: dict[str, Strategy]
     sessions: Callable[[], Any]
 
@@ -101,6 +115,8 @@ class ActiveLearningApp:
         super().__init__(app_dir=app_dir, studies=studies, conf=conf, labels=list(self.options.labels), **about)  # type: ignore[call-arg]
         # Our loop decides when to score; MONAI Label would at every request.
         self._auto_update_scoring = False
+        # Requests come in threads: without a limit, twenty annotators would run twenty networks at once.
+        self._infers_threadpool = self._infers_threadpool or ThreadPoolExecutor(1, thread_name_prefix="infer")
         self.loop = ActiveLearningLoop(
             self.store,
             self.rounds,
@@ -128,20 +144,23 @@ class ActiveLearningApp:
             raise ConfigurationError("option group_by needs a local studies folder")
         return Grouping()
 
-    def init_datastore(self) -> Datastore:
-        """A guarded folder for local studies, MONAI Label's own datastore for servers."""
-        if _is_remote(self.studies):
-            return super().init_datastore()  # type: ignore[misc]
+    def init_datastore(self) -> StudiesFolder:
+        """The guarded datastore."""
         job = JOB_PROCESS in os.environ
-        return self.studies_folder(
-            on_change=self.sync_images,
-            # A job only reads: written back, its copy of the index would undo labels saved in the meantime.
+        return self.open_datastore(
+            on_change=self._changed,
+            tags=self.options.tags,
+            # A job only reads: what it knows may be older than what annotators have saved since.
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not job,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY or job,
         )
 
-    def studies_folder(self, **options: Any) -> StudiesFolder:
-        """The datastore of a local studies folder."""
+    def open_datastore(self, **options: Any) -> StudiesFolder:
+        """The app's datastore.
+
+        Args:
+            **options: of :class:`tasks.datastore.folder.StudiesFolder`.
+        """
         return StudiesFolder(self.studies, extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT, **options)
 
     def init_strategies(self) -> dict[str, Strategy]:
@@ -154,9 +173,11 @@ class ActiveLearningApp:
 
     def sync_images(self) -> None:
         """Tell the store which images there are and which have a final label."""
-        datastore = self._datastore
-        labelled = set(datastore.get_labeled_images())
-        self.store.sync_images({image_id: image_id in labelled for image_id in datastore.list_images()})
+        self.store.sync_images(self._datastore.labelled())
+        self.settle()
+
+    def _changed(self, changes: Changes) -> None:
+        self.store.change_images(changes)
         self.settle()
 
     def settle(self) -> None:
@@ -188,9 +209,7 @@ class ActiveLearningApp:
         sample: dict[str, Any] = task(request, self._datastore)
         if not sample:
             return {}
-        # A DICOMweb datastore knows an image's study and patient once it has fetched it.
-        path = self._datastore.get_image_uri(sample["id"])
-        return {**self._datastore.get_image_info(sample["id"]), **sample, "path": path}
+        return {**self._datastore.get_image_info(sample["id"]), **sample}
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Run inference.
@@ -214,29 +233,35 @@ class ActiveLearningApp:
 
     def _may_read(self, image: str) -> bool:
         """Whether an image is one of the datastore, or a file that came with a request; never another server path."""
-        folder = isinstance(self._datastore, StudiesFolder)
-        if folder and self._datastore.get_image_uri(image):
+        if image in self._datastore:
             return True
         path = Path(image).resolve()
         if not path.exists():
-            return not folder  # an archive is asked for it
+            return False
         # MONAI Label keeps an upload under a temporary name, and a session's files in a folder of their own.
         if path.parent == Path(tempfile.gettempdir()).resolve():
             return path.name.startswith(tempfile.gettempprefix())
         sessions = self.sessions()
         return bool(sessions) and path.is_relative_to(Path(sessions.store_path).resolve())
 
-    def on_save_label(self, image_id: str, label_id: str) -> None:
-        """A viewer stored a label: a final one ends the lease and may make a training due."""
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
+        """A viewer stored a label: a final one ends the lease and may make a training due.
+
+        Returns:
+            What the sender is told.
+        """
         final = DefaultLabelTag.FINAL.value
-        if final not in {str(getattr(tag, "value", tag)) for tag in self._datastore.get_labels_by_image_id(image_id)}:
-            return
+        if final not in self._datastore.get_labels_by_image_id(image_id):
+            return {}
         info = self._datastore.get_label_info(label_id, final)
-        details = {name: info[name] for name in KEPT_IN_HISTORY if name in info}
+        model = self.store.current_model(str(info.get("model", "")))
+        started_from = {"model_version": model.version} if model and "model_version" not in info else {}
+        details = {**started_from, **{name: info[name] for name in KEPT_IN_HISTORY if name in info}}
         annotator = self.rounds.take_label(image_id, info.get("client_id"), details)
         logger.info("%s labelled by %s", image_id, annotator or "an unknown annotator")
         self.settle()
         self.loop.wake()
+        return {name: info[name] for name in TOLD if name in info}
 
     def on_init_complete(self) -> None:
         """Server start: routes, environment of the jobs, and the loop."""
@@ -244,7 +269,7 @@ class ActiveLearningApp:
         os.environ[JOB_PROCESS] = "1"
         from monailabel.app import app as server
 
-        server.router.routes[:0] = [route for router in self.routers for route in router.routes]
+        protect(server, self.routers, self.options.max_upload_mb << 20)
         super().on_init_complete()  # type: ignore[misc]
         self.loop.start()
 

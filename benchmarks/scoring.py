@@ -26,7 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 from strategies.store import Store
-from tasks.datastore import StudiesFolder
+from tasks.datastore.folder import StudiesFolder
 from tasks.models import Checkpoint
 from tasks.phantoms import write_phantoms
 from tasks.segmentation.models import SINGLE, segmentation_models

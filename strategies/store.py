@@ -1,13 +1,13 @@
 """Records, rounds, leases, models and history in one database.
 
-SQLAlchemy over any database it supports; by default one SQLite file in write-ahead-log mode, so that several
-server processes and jobs read and write at once and everything survives a crash. Writing transactions start
-immediately (``BEGIN IMMEDIATE``), so what a transaction has read cannot change before it writes.
+SQLAlchemy over any database it supports; by default one SQLite file, which several server processes and jobs read and
+write at once, see :mod:`strategies.database`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +17,11 @@ from typing import Any, ClassVar
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import orm
+
+from strategies.database import READ_ONLY, open_engine
+
+_CHUNK = 10_000
+"""Values in one query."""
 
 
 def now() -> dt.datetime:
@@ -192,13 +197,10 @@ class Store:
             Path(url).parent.mkdir(parents=True, exist_ok=True)
             url = f"sqlite:///{url}"
         try:
-            self.engine = sa.create_engine(url)
+            self.engine = open_engine(url)
         except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
             raise ValueError(f"store {location!r} cannot be opened: {error}") from error
-        if self.engine.dialect.name == "sqlite":
-            sa.event.listen(self.engine, "connect", _configure_sqlite)
-            sa.event.listen(self.engine, "begin", _begin_sqlite)
-        self._reader = self.engine.execution_options(read_only=True)
+        self._reader = self.engine.execution_options(**READ_ONLY)
         try:
             _create_tables(self.engine)
         except sa.exc.SQLAlchemyError as error:
@@ -233,15 +235,22 @@ class Store:
             images: every image id -> whether it has a final label.
         """
         with self.transaction() as session:
-            known = {row.image_id: row for row in session.scalars(sa.select(Image))}
-            for image_id, labelled in images.items():
-                row = known.get(image_id)
-                if row is None:
-                    session.add(Image(image_id=image_id, labelled=labelled))
-                else:
-                    row.labelled, row.present = labelled, True
-            for image_id in known.keys() - images.keys():
-                known[image_id].present = False
+            known = session.execute(sa.select(Image.image_id, Image.labelled).where(Image.present)).all()
+            before: dict[str, bool] = {row.image_id: row.labelled for row in known}
+            changes: dict[str, bool | None] = {
+                image_id: labelled for image_id, labelled in images.items() if before.get(image_id) != labelled
+            }
+            changes |= dict.fromkeys(before.keys() - images.keys())
+            _change_images(session, changes)
+
+    def change_images(self, changes: Mapping[str, bool | None]) -> None:
+        """Note what has changed in the datastore.
+
+        Args:
+            changes: image id -> whether it has a final label; None once it is gone.
+        """
+        with self.transaction() as session:
+            _change_images(session, changes)
 
     def image_ids(self, labelled: bool | None = None) -> list[str]:
         """Ids of the present images, ascending; optionally only the labelled or the unlabelled ones."""
@@ -256,6 +265,31 @@ class Store:
         with self.reading() as session:
             query = sa.select(sa.func.count()).select_from(Image).where(Image.present, Image.labelled)
             return session.scalar(query) or 0
+
+    # History
+
+    history_columns = ("at", "event", "image_id", "client_id", "strategy", "round", "model_version", "details")
+
+    def history(self) -> Iterator[dict[str, Any]]:
+        """Everything annotators did, oldest first, by :attr:`history_columns`; ``details`` is JSON."""
+        query = (
+            sa.select(Event, Round)
+            .join(Round, Round.id == Event.round_id, isouter=True)
+            .order_by(Event.id)
+            .execution_options(yield_per=1000)
+        )
+        with self.reading() as session:
+            for event, row in session.execute(query):
+                yield {
+                    "at": f"{event.at.isoformat()}Z",
+                    "event": event.event,
+                    "image_id": event.image_id,
+                    "client_id": event.client_id,
+                    "strategy": row.strategy if row else "",
+                    "round": row.number if row else "",
+                    "model_version": row.model_version if row else "",
+                    "details": json.dumps(event.details, sort_keys=True) if event.details else "",
+                }
 
     # Records
 
@@ -362,6 +396,28 @@ def _plain(row: Record) -> ImageRecord:
     )
 
 
+def _change_images(session: orm.Session, changes: Mapping[str, bool | None]) -> None:
+    names = sorted(changes)
+    known: set[str] = set()
+    for start in range(0, len(names), _CHUNK):
+        part = names[start : start + _CHUNK]
+        known.update(session.scalars(sa.select(Image.image_id).where(Image.image_id.in_(part))))
+    there: list[dict[str, Any]] = [
+        {"image_id": name, "labelled": labelled, "present": True}
+        for name, labelled in changes.items()
+        if labelled is not None
+    ]
+    gone: list[dict[str, Any]] = [
+        {"image_id": name, "present": False} for name, labelled in changes.items() if labelled is None
+    ]
+    new = [row for row in there if row["image_id"] not in known]
+    other = [row for row in [*there, *gone] if row["image_id"] in known]
+    if new:
+        session.execute(sa.insert(Image), new)
+    if other:
+        session.execute(sa.update(Image), other)
+
+
 def _create_tables(engine: sa.Engine) -> None:
     """Create what is missing: tables, and columns that a store of an earlier version lacks."""
     with engine.begin() as connection:
@@ -374,15 +430,3 @@ def _create_tables(engine: sa.Engine) -> None:
                     definition = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
                     name = engine.dialect.identifier_preparer.format_table(table)
                     connection.execute(sa.DDL(f"ALTER TABLE {name} ADD COLUMN {definition}"))
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    reading = connection.get_execution_options().get("read_only", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-
-def _configure_sqlite(connection: Any, _record: Any) -> None:
-    # Python's sqlite3 must not start transactions by itself: the "begin" listener does, and at once for writing.
-    connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=60000", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")

@@ -19,6 +19,10 @@ class LabelError(ValueError):
     """A label that cannot be accepted; the message says why."""
 
 
+class ArchiveError(ConnectionError):
+    """The image archive does not answer; the message says so."""
+
+
 def reason(error: BaseException) -> str:
     """What went wrong, in one line: the image error behind MONAI's "applying transform ..." where there is one."""
     cause: BaseException | None = error

@@ -10,7 +10,7 @@ import pytest
 from monailabel.config import settings
 
 from strategies.store import Store
-from tasks.datastore import StudiesFolder
+from tasks.datastore.folder import StudiesFolder
 from tasks.files import image_id, read_table
 from tasks.groups import LABELS_TABLE
 from tasks.models import ModelRegistry

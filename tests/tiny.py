@@ -5,7 +5,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from tasks.datastore import StudiesFolder
+from tasks.datastore.folder import StudiesFolder
 
 QUICK = {
     "levels": 2,

@@ -52,7 +52,7 @@ class ImageClassification(ActiveLearningApp, MONAILabelApp):
         if len(self.options.labels) < 2:
             refuse(ConfigurationError(f"option labels must name two classes at least, got {self.options.labels}"))
 
-    def studies_folder(self, **options: Any) -> GradedFolder:
+    def open_datastore(self, **options: Any) -> GradedFolder:
         """A folder whose labels are class names."""
         return GradedFolder(self.studies, classes=self.options.labels, **options)
 

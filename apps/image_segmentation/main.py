@@ -61,7 +61,7 @@ class ImageSegmentation(ActiveLearningApp, MONAILabelApp):
             version="1.0",
         )
 
-    def studies_folder(self, **options: Any) -> MaskFolder:
+    def open_datastore(self, **options: Any) -> MaskFolder:
         """A folder whose labels are masks."""
         return MaskFolder(self.studies, names=self.options.labels, **options)
 

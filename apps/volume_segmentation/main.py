@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
@@ -15,9 +17,11 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from apps.options import VolumeOptions
 from apps.shared import ActiveLearningApp
+from tasks.datastore.folder import StudiesFolder
 from tasks.scoring import RECORDS
 from tasks.segmentation.models import BOOTSTRAP, BOOTSTRAP_MEMBERS, SINGLE, segmentation_models
 from tasks.segmentation.records import COMMITTEE_SCORES, SCORES
+from tasks.volume_segmentation.acceptance import VolumeRule
 from tasks.volume_segmentation.inference import VolumeInferTask
 from tasks.volume_segmentation.presets import PRESETS
 from tasks.volume_segmentation.scoring import ScoreVolumes
@@ -45,6 +49,11 @@ class VolumeSegmentation(ActiveLearningApp, MONAILabelApp):
             description="Active learning for 3D segmentation: the most useful volume next",
             version="1.0",
         )
+
+    def open_datastore(self, **options: Any) -> StudiesFolder:
+        """A folder, or an archive, whose labels are label maps on the grid of their volume."""
+        rule = VolumeRule(self.options.labels, self.options.allow_empty)
+        return StudiesFolder(self.studies, extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT, rule=rule, **options)
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """One model, and a committee on bootstrap samples."""

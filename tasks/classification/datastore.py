@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.datastore import StudiesFolder
+from tasks.datastore.folder import StudiesFolder
 from tasks.files import LabelError, write_json
 from tasks.images import IMAGE_PATTERNS
 
@@ -22,7 +22,7 @@ class GradedFolder(StudiesFolder):
     Args:
         path: studies folder.
         classes: class names; none takes any.
-        **options: of :class:`tasks.datastore.StudiesFolder`.
+        **options: of :class:`tasks.datastore.folder.StudiesFolder`.
     """
 
     label_extensions = ("*.json",)
@@ -62,15 +62,13 @@ class GradedFolder(StudiesFolder):
             label_tag: the tag.
             info: kept with every label.
         """
-        with self._mutex:
-            folder = Path(self._datastore.label_path(label_tag))
-            folder.mkdir(parents=True, exist_ok=True)
-            for image, name in classes.items():
-                write_json(folder / f"{image}.json", {"label": name})
-            self.refresh()
-            for image, name in classes.items():
-                self._datastore.objects[image].labels[label_tag].info.update({**info, "label": name})
-            self._update_datastore_file()
+        with tempfile.TemporaryDirectory() as folder:
+            files: dict[str, Path] = {}
+            for name in set(classes.values()):
+                files[name] = Path(folder) / f"{len(files)}.json"
+                write_json(files[name], {"label": name})
+            labels = {image: (files[name], {**info, "label": name}) for image, name in classes.items()}
+            self.set_labels(label_tag, labels, replace=False)
 
 
 def _class_in(file: Path, info: dict[str, Any]) -> str:

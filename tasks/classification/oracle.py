@@ -10,7 +10,7 @@ import torch
 from monailabel.utils.others.generic import name_to_device
 
 from tasks.classification.models import COMMITTEE
-from tasks.datastore import FINAL
+from tasks.datastore.rules import FINAL
 from tasks.evaluation import classification_metrics
 from tasks.files import read_table
 from tasks.groups import LABELS_TABLE

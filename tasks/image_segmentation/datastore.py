@@ -2,46 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.datastore import FINAL, StudiesFolder
+from tasks.datastore.folder import StudiesFolder
+from tasks.datastore.rules import FINAL, Accepted
 from tasks.files import ImageError, LabelError
 from tasks.image_segmentation.pseudo_labels import PSEUDO
 from tasks.image_segmentation.slices import read_mask
 from tasks.images import IMAGE_PATTERNS
 
 
+class MaskRule:
+    """Takes masks which fit their image.
+
+    Args:
+        names: foreground label names, value 1 first.
+        allow_empty: whether a mask without any finding is a label.
+    """
+
+    def __init__(self, names: Sequence[str], allow_empty: bool = True) -> None:
+        self._classes = len(names) + 1
+        self._allow_empty = allow_empty
+
+    def __call__(self, label: Path, image: Path, info: Mapping[str, Any], folder: Path) -> Accepted:
+        """Look at a mask: see :class:`tasks.datastore.rules.LabelRule`."""
+        try:
+            mask = read_mask(label, self._classes, image)
+        except ImageError as error:
+            raise LabelError(str(error).replace(str(label), "the label").replace(str(image), image.name)) from error
+        if not (self._allow_empty or mask.any()):
+            raise LabelError("the label is empty; the option allow_empty would take it")
+        return Accepted(label)
+
+
 class MaskFolder(StudiesFolder):
-    """Studies folder that takes masks which fit their image.
+    """Studies folder of images and masks.
 
     Args:
         path: studies folder.
         names: foreground label names, value 1 first.
-        **options: of :class:`tasks.datastore.StudiesFolder`.
+        allow_empty: whether a mask without any finding is a label.
+        **options: of :class:`tasks.datastore.folder.StudiesFolder`.
     """
 
     label_extensions = ("*.nrrd",)
 
-    def __init__(self, path: str, names: Sequence[str], **options: Any) -> None:
-        self._classes = len(names) + 1
-        super().__init__(path, extensions=IMAGE_PATTERNS, **options)
+    def __init__(self, path: str, names: Sequence[str], allow_empty: bool = True, **options: Any) -> None:
+        super().__init__(path, extensions=IMAGE_PATTERNS, rule=MaskRule(names, allow_empty), **options)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Store a mask.
 
         Raises:
-            LabelError: it is a final one and does not fit its image, or has values of no label; or it is for the tag
-                of pseudo-labels, which are the model's alone.
+            LabelError: it does not fit its image, or it is for the tag of pseudo-labels, which are the model's alone.
         """
         if label_tag == PSEUDO:
             raise LabelError(f"tag {PSEUDO!r} is for what the model labels itself; send labels as {FINAL!r}")
-        image = self.get_image_uri(image_id)
-        if label_tag == FINAL and image:
-            try:
-                read_mask(label_filename, self._classes, image)
-            except ImageError as error:
-                words = str(error).replace(str(label_filename), "the label").replace(image, Path(image).name)
-                raise LabelError(f"{image_id}: {words}") from error
         return super().save_label(image_id, label_filename, label_tag, label_info)

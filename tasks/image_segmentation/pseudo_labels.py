@@ -21,7 +21,8 @@ from PIL import Image
 from strategies.catalogue import QueryStrategy
 from strategies.pseudo_labels import Pseudo, PseudoLabels
 from strategies.rounds import Rounds
-from tasks.datastore import FINAL, StudiesFolder
+from tasks.datastore.folder import StudiesFolder
+from tasks.datastore.rules import FINAL
 from tasks.evaluation import dice_per_label
 from tasks.files import ImageError, reason
 from tasks.image_segmentation.inference import checkpoint_preprocessing, image_inferer, label_map
@@ -133,11 +134,7 @@ class PseudoLabelShelf:
             self._compare(datastore)
             kept = self.labels.current() if self.wanted else {}
             current = {name: pseudo for name, pseudo in kept.items() if mask_file(self.folder, name).is_file()}
-            versions = {
-                image_id: datastore.get_label_info(image_id, PSEUDO).get("model_version")
-                for image_id in datastore.list_images()
-                if PSEUDO in datastore.get_labels_by_image_id(image_id)
-            }
+            versions = {name: info.get("model_version") for name, info in datastore.with_label(PSEUDO).items()}
             if versions == {image_id: pseudo.model_version for image_id, pseudo in current.items()}:
                 return
             labels = {name: (mask_file(self.folder, name), self._info(pseudo)) for name, pseudo in current.items()}

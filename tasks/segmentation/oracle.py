@@ -11,7 +11,7 @@ import numpy as np
 from monai.data import MetaTensor
 from monailabel.utils.others.generic import name_to_device
 
-from tasks.datastore import FINAL
+from tasks.datastore.rules import FINAL
 from tasks.evaluation import segmentation_metrics
 from tasks.oracle import ANNOTATOR, Measure, Oracle
 from tasks.segmentation.models import SINGLE

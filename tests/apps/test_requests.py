@@ -33,7 +33,9 @@ def folder(tmp_path) -> Path:
 @pytest.fixture
 def app(folder, monkeypatch):
     monkeypatch.setattr("monailabel.interfaces.utils.app.apps", {})
-    app = app_instance(str(APP), str(folder), {"labels": "lesion", "preset": "small", "auto_train": "false"})
+    app = app_instance(
+        str(APP), str(folder), {"labels": "lesion", "preset": "small", "auto_train": "false", "tags": "draft-2"}
+    )
     yield app
     app.store.close()
 
@@ -116,7 +118,9 @@ def test_labels_that_do_not_fit_are_refused_with_the_reason(http, app, folder, c
     assert answer.status_code == 400, answer.text
     assert words in answer.json()["detail"]
     assert "/tmp" not in answer.json()["detail"]
-    assert files(folder) == before
+    (kept,) = (folder / "rejected").glob("*/label.*")
+    assert kept.read_bytes() == content
+    assert files(folder) - before == {str(kept), str(kept.with_name("reason.json"))}
     assert app.store.labelled_count() == 0
 
 
@@ -157,12 +161,6 @@ def test_inference_reads_images_of_the_datastore_and_uploads_and_no_other_file(h
     for answer in (infer(http, secret), infer(http, "image5", image=secret), infer(http, "nothing")):
         assert answer.status_code == 404, answer.text
         assert "there is no image" in answer.json()["detail"]
-
-
-def test_with_an_archive_other_names_are_its_own_and_files_of_the_server_stay_closed(app, monkeypatch):
-    monkeypatch.setattr(app, "_datastore", object())
-    assert app._may_read("1.2.840.113619.2.5")
-    assert not app._may_read(str(ROOT / "README.md"))
 
 
 def test_a_model_s_result_is_never_stored_as_a_person_s_label(http, trained, folder):

@@ -144,7 +144,7 @@ def test_an_unreadable_image_is_an_error_record_and_the_rest_is_scored(make, tmp
 
 
 def test_a_final_label_closes_the_lease_and_another_tag_does_not(make, tmp_path):
-    app = make()
+    app = make(tags="draft")
     sample = app.next_sample({"strategy": "random", "client_id": "ann"})
     label = str(tmp_path / "oracle" / f"{sample['id']}.nii.gz")
     app.on_save_label(sample["id"], app.datastore().save_label(sample["id"], label, "draft", {"client_id": "ann"}))

@@ -1,6 +1,7 @@
 """Class names as labels: stored as JSON, checked, imported from a table."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,8 @@ def test_labels_are_found_again_and_are_no_images(folder, tmp_path):
     again = GradedFolder(str(tmp_path / "studies"), classes=CLASSES)
     assert again.get_labeled_images() == ["p0_0"]
     assert "notes" not in again.list_images()
-    (tmp_path / "studies" / "datastore_v2.json").unlink()
+    again.close()
+    (tmp_path / "studies" / "datastore.sqlite").unlink()
     assert GradedFolder(str(tmp_path / "studies"), classes=CLASSES).get_labeled_images() == ["p0_0"]
 
 
@@ -80,7 +82,7 @@ def test_endings_in_capitals_are_images_too(tmp_path, truth):
 
 def test_a_removed_label_is_gone_and_told(tmp_path, truth):
     told = []
-    folder = GradedFolder(str(tmp_path / "studies"), classes=CLASSES, on_change=lambda: told.append(1))
+    folder = GradedFolder(str(tmp_path / "studies"), classes=CLASSES, on_change=told.append)
     folder.save_class("p0_0", "disc", "final", {})
     told.clear()
     folder.remove_label("p0_0", "final")
@@ -129,17 +131,15 @@ def test_a_wrong_class_in_the_table_is_named_and_nothing_is_imported(tmp_path, t
 
 def test_an_import_by_another_process_reaches_a_running_server(tmp_path, truth):
     told = []
-    folder = GradedFolder(
-        str(tmp_path / "studies"), classes=CLASSES, auto_reload=True, on_change=lambda: told.append(1)
-    )
+    folder = GradedFolder(str(tmp_path / "studies"), classes=CLASSES, auto_reload=True, on_change=told.append)
     try:
         told.clear()
         import_labels(tmp_path / "studies", tmp_path / "studies" / "labels.csv", CLASSES)
         for _ in range(100):
             if told and len(folder.get_labeled_images()) == 16:
                 break
-            folder._observer.join(0.05)
+            time.sleep(0.05)
         assert told
         assert len(folder.get_labeled_images()) == 16
     finally:
-        folder._observer.stop()
+        folder.close()

@@ -1,0 +1,139 @@
+"""What stands between the network and the routes: a limit on uploads, and clear answers to what goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.responses import JSONResponse, Response
+from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tasks.files import ArchiveError, ImageError, LabelError
+
+logger = logging.getLogger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = "the server's disk is full: nothing was stored; try again once there is space"
+_PATHOLOGY = ("/infer/wsi", "/infer/wsi_v2")
+"""MONAI Label's routes for whole slides, which no app here has."""
+
+
+class UploadLimit:
+    """ASGI middleware: a request body larger than the limit is a 413.
+
+    Args:
+        app: what comes after.
+        largest: bytes.
+    """
+
+    def __init__(self, app: ASGIApp, largest: int) -> None:
+        self.app = app
+        self.largest = largest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on as long as it is small enough."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > self.largest:
+            await self._answer()(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.largest:
+                raise HTTPException(413, self._words())
+            return message
+
+        await self.app(scope, counted, send)
+
+    def _words(self) -> str:
+        return f"the request is larger than {self.largest >> 20} MB, the option max_upload_mb"
+
+    def _answer(self) -> Response:
+        return JSONResponse({"detail": self._words()}, 413, {"Connection": "close"})
+
+
+def protect(server: FastAPI, routers: Sequence[APIRouter], largest_upload: int) -> None:
+    """Put our routes before MONAI Label's, limit uploads, and turn errors into clear answers.
+
+    Args:
+        server: MONAI Label's application, about to start.
+        routers: ours, whose routes take precedence.
+        largest_upload: bytes of a request's body.
+    """
+    theirs = [route for route in server.router.routes if getattr(route, "path", "").split("/{")[0] not in _PATHOLOGY]
+    server.router.routes[:] = [route for router in routers for route in router.routes] + theirs
+    server.middleware_stack = None  # was built to tell the application that it starts; the first request builds ours
+    server.add_middleware(UploadLimit, largest=largest_upload)
+    for kind, handler in HANDLERS.items():
+        server.add_exception_handler(kind, handler)
+
+
+def _answer(status: int, words: str, **headers: str) -> Response:
+    return JSONResponse({"detail": words}, status, headers or None)
+
+
+def _not_found(_: Request, error: Exception) -> Response:
+    return _answer(404, getattr(error, "msg", str(error)))
+
+
+def _refused(_: Request, error: Exception) -> Response:
+    return _answer(400, getattr(error, "msg", str(error)))
+
+
+def _no_json(_: Request, error: Exception) -> Response:
+    return _answer(400, f"params is no JSON: {error}")
+
+
+def _archive_away(_: Request, error: Exception) -> Response:
+    return _answer(503, str(error), **{"Retry-After": "10"})
+
+
+def _system(_: Request, error: Exception) -> Response:
+    if isinstance(error, OSError) and error.errno in _FULL:
+        logger.error("%s", error)
+        return _answer(507, _DISK_FULL)
+    raise error
+
+
+def _database(_: Request, error: Exception) -> Response:
+    if "disk is full" in str(error):
+        logger.error("%s", error)
+        return _answer(507, _DISK_FULL)
+    raise error
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OSError) and cause.errno in _FULL:  # while the body was being received
+        return _answer(507, _DISK_FULL)
+    return await http_exception_handler(request, error)
+
+
+HANDLERS: dict[type[Exception], Callable[..., Any]] = {
+    LabelError: _refused,
+    ImageError: _refused,
+    ArchiveError: _archive_away,
+    ImageNotFoundException: _not_found,
+    LabelNotFoundException: _not_found,
+    MONAILabelException: _refused,
+    json.JSONDecodeError: _no_json,
+    OperationalError: _database,
+    OSError: _system,
+    HTTPException: _http,
+}
+"""Kind of error -> answer; the nearest kind counts."""

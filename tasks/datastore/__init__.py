@@ -1,0 +1,1 @@
+"""Where images and labels are kept: folders and archives that take only what fits, and lose nothing."""

@@ -1,0 +1,64 @@
+"""Labels that were refused, kept for a while: an hour's work must not be lost over a wrong header."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+KEPT_DAYS = 30
+_LARGEST = 20 * 2**30
+"""Bytes kept in all; the oldest go first."""
+
+
+class RejectedLabels:
+    """The folder ``rejected``: per refused label a folder with its bytes and ``reason.json``.
+
+    Args:
+        folder: made when it is needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def keep(self, label: Path, name: str, about: Mapping[str, Any], reason: str) -> Path:
+        """Keep a refused label.
+
+        Args:
+            label: file that was sent.
+            name: safe name of the file to keep it under.
+            about: image, tag and what else came with it.
+            reason: why it was refused.
+
+        Returns:
+            The folder it is kept in.
+        """
+        time = dt.datetime.now(dt.timezone.utc)
+        place = self.folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
+        try:
+            place.mkdir(parents=True)
+            shutil.copyfile(label, place / name)
+            content = {**about, "reason": reason, "at": time.isoformat(), "file": name}
+            (place / "reason.json").write_text(json.dumps(content, indent=2, default=str))
+        except OSError:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+        self.forget_old(time)
+        return place
+
+    def forget_old(self, time: dt.datetime | None = None) -> None:
+        """Remove what is older than 30 days, and the oldest where all of it has become too much."""
+        limit = (time or dt.datetime.now(dt.timezone.utc)) - dt.timedelta(days=KEPT_DAYS)
+        total = 0
+        for place in sorted(self.folder.glob("*-*"), reverse=True):
+            total += sum(file.stat().st_size for file in place.iterdir())
+            if place.name < limit.strftime("%Y%m%dT%H%M%S") or total > _LARGEST:
+                shutil.rmtree(place, ignore_errors=True)
+                logger.info("the refused label %s is not kept any longer", place.name)

@@ -1,0 +1,119 @@
+"""Whether a label map fits its volume, and what is stored of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from tasks.datastore.rules import Accepted
+from tasks.files import ImageError, LabelError, reading
+from tasks.segmentation.labels import check_values, load
+from tasks.volume_segmentation.geometry import Grid, onto, read_grid
+from tasks.volume_segmentation.volumes import IMAGE_ENDINGS
+
+RAW = ".bin"
+"""Ending of a label as OHIF keeps it in memory: one byte per voxel of the image, the first axis fastest."""
+_BACKGROUND = "background"
+
+
+class VolumeRule:
+    """Takes label maps that are on the grid of their image and have the declared labels.
+
+    Segments are recognised by name where the sender names them (``label_info`` with ``name`` and ``idx``), else by
+    value. What differs from the image in its directions only is brought onto the image's grid.
+
+    Args:
+        names: foreground label names, value 1 first.
+        allow_empty: whether a label map without any segment is a label.
+    """
+
+    def __init__(self, names: Sequence[str], allow_empty: bool = False) -> None:
+        self._names = list(names)
+        self._allow_empty = allow_empty
+
+    def __call__(self, label: Path, image: Path, info: Mapping[str, Any], folder: Path) -> Accepted:
+        """Look at a label map: see :class:`tasks.datastore.rules.LabelRule`.
+
+        Returns:
+            The label map, with ``segments`` (label name -> voxels) and ``notes`` (what was changed).
+        """
+        try:
+            target = read_grid(image)
+        except ImageError as error:
+            raise LabelError(f"its image cannot be read: {str(error).replace(str(image), image.name)}") from error
+        try:
+            values, grid = _read_raw(label, target) if label.name.endswith(RAW) else _read(label)
+        except ImageError as error:
+            raise LabelError(str(error).replace(str(label), "the label")) from error
+        values, note = onto(values, grid, target)
+        notes = [note] if note else []
+        mapped = self._by_name(values, info.get("label_info"))
+        if mapped is not values:
+            notes.append("values were set by the names of the segments")
+        try:
+            check_values(mapped, "the label", len(self._names) + 1)
+        except ImageError as error:
+            raise LabelError(f"{error} ({', '.join(self._names)})") from error
+        if not (self._allow_empty or mapped.any()):
+            raise LabelError("the label is empty; the option allow_empty would take it")
+        counts = np.bincount(mapped.astype(np.uint8).ravel(), minlength=len(self._names) + 1)
+        segments = {name: int(count) for name, count in zip(self._names, counts[1:], strict=False)}
+        about: dict[str, Any] = {"segments": segments, "notes": notes}
+        if not notes and label.name.endswith(IMAGE_ENDINGS):
+            return Accepted(label, about)
+        made = folder / "label.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(mapped.astype(np.uint8), target.affine), made)
+        return Accepted(made, about)
+
+    def _by_name(self, values: np.ndarray, segments: Any) -> np.ndarray:
+        """Values as we declare them: the same array if they are so already."""
+        if not segments:
+            return values
+        wanted = {name.lower(): value for value, name in enumerate(self._names, start=1)} | {_BACKGROUND: 0}
+        table = {}
+        for index, name in _segments(segments):
+            there = (values == index).any()
+            own = index if name.lower() in _GENERIC else wanted.get(name.lower())
+            if there and own is None:
+                raise LabelError(f"segment {name!r} is none of {', '.join(self._names)}")
+            if there and own != index:
+                table[index] = own
+        result = values.copy() if table else values
+        for value, own in table.items():
+            result[values == value] = own
+        return result
+
+
+_GENERIC = {"", "unknown"}
+"""Names that say nothing: the value counts."""
+
+
+def _segments(given: Any) -> list[tuple[int, str]]:
+    try:
+        segments = [segment for segment in list(given) if segment.get("idx") is not None]
+        return [(int(segment["idx"]), str(segment.get("name") or "").strip()) for segment in segments]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise LabelError('label_info must be a list of {"name": ..., "idx": ...}') from error
+
+
+def _read(label: Path) -> tuple[np.ndarray, Grid]:
+    if not label.name.endswith(IMAGE_ENDINGS):
+        raise ImageError(f"{label} is no {', '.join((*IMAGE_ENDINGS, RAW))} file")
+    volume = load(label)
+    if volume.ndim != 4 or volume.shape[0] != 1:
+        raise ImageError(f"{label} is not one volume: {'x'.join(map(str, volume.shape))}")
+    values = volume[0].numpy()
+    return np.asarray(values), Grid(tuple(values.shape), np.asarray(volume.affine, dtype=float))
+
+
+def _read_raw(label: Path, image: Grid) -> tuple[np.ndarray, Grid]:
+    with reading(label):
+        values = np.fromfile(label, dtype=np.uint8)
+    if values.size != np.prod(image.shape):
+        sides = "x".join(map(str, image.shape))
+        raise ImageError(f"{label} has {values.size} bytes; one per voxel of the image, {sides}, were expected")
+    return values.reshape(image.shape, order="F"), image
