@@ -16,7 +16,6 @@ from fastapi import APIRouter, HTTPException
 from monailabel.config import settings
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
-from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes
 
@@ -89,7 +88,7 @@ class ActiveLearningApp:
     studies: str
     _datastore: StudiesFolder
     _infers_threadpool: ThreadPoolExecutor | None
-    _strategies: dict[str, Strategy]
+    _strategies: dict[str, NextSample]
     sessions: Callable[[], Any]
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str], **about: Any) -> None:
@@ -163,9 +162,10 @@ class ActiveLearningApp:
         """
         return StudiesFolder(self.studies, extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT, **options)
 
-    def init_strategies(self) -> dict[str, Strategy]:
+    def init_strategies(self) -> dict[str, NextSample]:
         """The strategies this app can serve, the default first."""
-        return {row.name: NextSample(row, self.rounds) for row in self.query_strategies}
+        background = ThreadPoolExecutor(1, thread_name_prefix="rounds")
+        return {row.name: NextSample(row, self.rounds, background) for row in self.query_strategies}
 
     def current_model(self) -> Model | None:
         """The newest model that scoring uses, None before the first training."""
@@ -271,6 +271,7 @@ class ActiveLearningApp:
 
         protect(server, self.routers, self.options.max_upload_mb << 20)
         super().on_init_complete()  # type: ignore[misc]
+        self._strategies[self.query_strategies[0].name].prepare()
         self.loop.start()
 
     def run_job(self, kind: str, name: str) -> bool:
@@ -282,4 +283,5 @@ class ActiveLearningApp:
             return True
         while task["status"] in ("SUBMITTED", "RUNNING"):
             time.sleep(0.5)
+        self._strategies[self.query_strategies[0].name].prepare()
         return bool(task["status"] == "DONE")

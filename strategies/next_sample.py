@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import Executor, Future
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
@@ -22,12 +23,26 @@ class NextSample(Strategy):
     Args:
         strategy: row of the catalogue.
         rounds: rounds and leases shared by all strategies of the app.
+        background: orders the pool for the next round while annotators are busy with this one.
     """
 
-    def __init__(self, strategy: QueryStrategy, rounds: Rounds) -> None:
+    def __init__(self, strategy: QueryStrategy, rounds: Rounds, background: Executor) -> None:
         super().__init__(strategy.description)
         self.strategy = strategy
         self.rounds = rounds
+        self._background = background
+        self._preparing: Future[None] | None = None
+
+    def prepare(self) -> None:
+        """Have the pool ordered for the next round, unless that is done or on its way."""
+        if not self.rounds.is_prepared(self.strategy) and (self._preparing is None or self._preparing.done()):
+            self._preparing = self._background.submit(self._prepare)
+
+    def _prepare(self) -> None:
+        try:
+            self.rounds.prepare(self.strategy)
+        except Exception:  # the request that needs the round will meet it again
+            logger.exception("the next round of %s could not be prepared", self.strategy.name)
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Lease the next image.
@@ -44,6 +59,7 @@ class NextSample(Strategy):
         if assignment is None:
             logger.info("%s: no image left for %s", self.strategy.name, client_id)
             return {}
+        self.prepare()
         return reply(assignment)
 
 

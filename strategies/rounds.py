@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import threading
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,19 +14,18 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from strategies.catalogue import Pool, QueryStrategy
+from strategies.catalogue import QueryStrategy
+from strategies.pools import Pools, open_rounds, waiting
 from strategies.selection import CealSplit
 from strategies.store import (
     Event,
     Image,
     Lease,
     PseudoLabel,
-    Record,
     Round,
     RoundImage,
     Skip,
     Store,
-    embedding_of,
     now,
     serving_version,
 )
@@ -70,6 +70,17 @@ class Assignment:
     group: str | None = None
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A round that is not open yet."""
+
+    model_version: str
+    number: int
+    reason: str
+    images: list[RoundImage]
+    pseudo: list[PseudoLabel]
+
+
 class Rounds:
     """Rounds and leases over a store.
 
@@ -101,6 +112,9 @@ class Rounds:
         self.lease = dt.timedelta(minutes=lease_minutes)
         self.seed = seed
         self.clock = clock
+        self._pools = Pools(store)
+        self._plans: dict[str, Plan] = {}
+        self._planning = threading.Lock()
 
     def next_image(self, strategy: QueryStrategy, client_id: str) -> Assignment | None:
         """Lease the next image to an annotator.
@@ -116,24 +130,63 @@ class Rounds:
         Returns:
             The assignment, or None if every image is labelled or held by somebody else.
         """
-        with self.store.transaction() as session:
-            time = self.clock()
-            session.execute(sa.delete(Lease).where(Lease.expires_at <= time))
-            own = self._own_lease(session, strategy, client_id)
-            if own is not None:
-                own.expires_at = time + self.lease
-                return self.assignment(session, own)
-            place = self._next_place(session, strategy)
-            if place is None:
+        while True:
+            with self.store.transaction() as session:
+                time = self.clock()
+                session.execute(sa.delete(Lease).where(Lease.expires_at <= time))
+                own = self._own_lease(session, strategy, client_id)
+                if own is not None:
+                    own.expires_at = time + self.lease
+                    return self.assignment(session, own)
+                version = self._serving_version(session, strategy)
+                place = self._free_place(session, strategy, version)
+                if place is None:
+                    plan = self._plans.pop(strategy.name, None)
+                    if plan is not None and self._open(session, strategy, version, plan):
+                        place = self._free_place(session, strategy, version)
+                if place is not None:
+                    lease = Lease(
+                        image_id=place.image_id,
+                        client_id=client_id,
+                        round_id=place.round_id,
+                        expires_at=time + self.lease,
+                    )
+                    session.add(lease)
+                    session.add(
+                        Event(
+                            at=time,
+                            event="leased",
+                            image_id=place.image_id,
+                            client_id=client_id,
+                            round_id=place.round_id,
+                        )
+                    )
+                    return self.assignment(session, lease)
+            # Ordering the pool takes long: nobody else has to wait for it.
+            if not self.prepare(strategy):
                 return None
-            lease = Lease(
-                image_id=place.image_id, client_id=client_id, round_id=place.round_id, expires_at=time + self.lease
-            )
-            session.add(lease)
-            session.add(
-                Event(at=time, event="leased", image_id=place.image_id, client_id=client_id, round_id=place.round_id)
-            )
-            return self.assignment(session, lease)
+
+    def prepare(self, strategy: QueryStrategy) -> bool:
+        """Order the pool for the strategy's next round ahead of the request that will need it.
+
+        Returns:
+            Whether there is anything left for another round.
+        """
+        with self._planning:
+            with self.store.reading() as session:
+                version = serving_version(session)
+                plan = self._plans.get(strategy.name)
+                if plan is None or plan.model_version != version or plan.number != self._number(session, strategy):
+                    plan = self._plan(session, strategy, version)
+            if plan is None:
+                self._plans.pop(strategy.name, None)
+                return False
+            self._plans[strategy.name] = plan
+            return True
+
+    def is_prepared(self, strategy: QueryStrategy) -> bool:
+        """Whether the pool is ordered for the next round."""
+        return strategy.name in self._plans
 
     def take_label(self, image_id: str, client_id: str | None = None, details: Mapping[str, Any] | None = None) -> str:
         """Note that an image has its final label: its lease ends, and rounds with no image left are closed.
@@ -174,10 +227,15 @@ class Rounds:
 
     def open_scored(self, strategy: QueryStrategy) -> None:
         """Open the strategy's first round under the serving model version, unless a request has done so already."""
+        with self.store.reading() as session:
+            version = serving_version(session)
+            if not version or _has_round(session, strategy, version):
+                return
+            plan = self._plan(session, strategy, version)
         with self.store.transaction() as session:
-            version, open_rounds = self._open_rounds(session, strategy)
-            if version and not _has_round(session, strategy, version):
-                self._open_round(session, strategy, version, open_rounds)
+            version = self._serving_version(session, strategy)
+            if plan is not None and not _has_round(session, strategy, version):
+                self._open(session, strategy, version, plan)
 
     def completed_since(self, time: dt.datetime | None) -> bool:
         """Whether a round was labelled to its end after ``time`` (None: ever)."""
@@ -201,134 +259,99 @@ class Rounds:
         session.flush()
         return kept
 
-    def _open_rounds(self, session: orm.Session, strategy: QueryStrategy) -> tuple[str, sa.Select]:
-        """The serving model version and the strategy's open rounds under it; those of others are closed."""
+    def _serving_version(self, session: orm.Session, strategy: QueryStrategy) -> str:
+        """The serving model version; the strategy's open rounds under others are closed."""
         version = serving_version(session)
         session.execute(
             sa.update(Round)
             .where(Round.strategy == strategy.name, Round.closed_at.is_(None), Round.model_version != version)
             .values(closed_at=self.clock())
         )
-        return version, sa.select(Round.id).where(
-            Round.strategy == strategy.name, Round.model_version == version, Round.closed_at.is_(None)
-        )
+        return version
 
-    def _next_place(self, session: orm.Session, strategy: QueryStrategy) -> RoundImage | None:
-        version, open_rounds = self._open_rounds(session, strategy)
-        free = (
+    def _free_place(self, session: orm.Session, strategy: QueryStrategy, version: str) -> RoundImage | None:
+        """The first image of the strategy's open rounds that can be served and is not leased."""
+        return session.scalars(
             sa.select(RoundImage)
-            .join(Image, Image.image_id == RoundImage.image_id)
-            .where(RoundImage.round_id.in_(open_rounds), *waiting())
+            .where(RoundImage.round_id.in_(open_rounds(strategy, version)))
+            .where(sa.exists().where(Image.image_id == RoundImage.image_id, *waiting()))
             .where(~sa.exists().where(Lease.image_id == RoundImage.image_id))
             .order_by(RoundImage.round_id, RoundImage.rank)
             .limit(1)
-        )
-        place = session.scalars(free).first()
-        if place is None and self._open_round(session, strategy, version, open_rounds):
-            place = session.scalars(free).first()
-        return place
+        ).first()
 
-    def _open_round(self, session: orm.Session, strategy: QueryStrategy, version: str, open_rounds: sa.Select) -> bool:
-        """Order the rest of the pool once and store its first ``batch_size`` images; False if nothing is left."""
-        unreadable = sa.select(Record.image_id).where(Record.model_version == version, Record.error.is_not(None))
-        rest = (
-            sa.select(Image.image_id)
-            .where(*waiting())
-            .where(Image.image_id.not_in(sa.select(RoundImage.image_id).where(RoundImage.round_id.in_(open_rounds))))
-            .where(Image.image_id.not_in(sa.select(Lease.image_id)))
-            .where(Image.image_id.not_in(unreadable))
-            .order_by(Image.image_id)
-        )
-        earlier = sa.select(Round).where(Round.strategy == strategy.name)
-        rounds = session.scalars(earlier).all()
-        scored_rounds = sum(row.reason == SCORED for row in rounds)
-        pool = self._scored_pool(session, strategy, version, rest, scored_rounds + 1) if version else None
+    def _number(self, session: orm.Session, strategy: QueryStrategy) -> int:
+        """Number of the strategy's next round."""
+        same = sa.select(sa.func.count()).select_from(Round).where(Round.strategy == strategy.name)
+        return (session.scalar(same) or 0) + 1
+
+    def _plan(self, session: orm.Session, strategy: QueryStrategy, version: str) -> Plan | None:
+        """Order the rest of the pool once and keep its first ``batch_size`` images; None if nothing is left."""
+        same = sa.select(sa.func.count()).select_from(Round).where(Round.strategy == strategy.name)
+        scored_rounds = session.scalar(same.where(Round.reason == SCORED)) or 0
+        pool = self._pools.pool(session, strategy, version, scored_rounds + 1) if version else None
         reason = SCORED if pool else COLD_START
         if pool is None:
-            pool = Pool(image_ids=tuple(session.scalars(rest)))
+            pool = self._pools.everything(session, strategy, version)
         if not pool.image_ids:
-            return False
-        number = len(rounds) + 1
+            return None
+        number = self._number(session, strategy)
         rng = np.random.default_rng([self.seed, zlib.crc32(strategy.name.encode()), number])
         size = min(self.batch_size, len(pool.image_ids))
         ordered = reason == SCORED or not strategy.needs_records
         chosen = strategy.select(pool, size, rng) if ordered else rng.permutation(len(pool.image_ids))[:size]
         split = chosen if isinstance(chosen, CealSplit) else CealSplit(chosen, NO_IMAGES)
-        order = split.oracle
+        if not len(split.oracle):
+            return None
         # The scoring job labels what the first round under a model version leaves to the model.
         pseudo = split.pseudo if strategy.pseudo_labels and not _has_round(session, strategy, version) else NO_IMAGES
-        row = Round(strategy=strategy.name, model_version=version, number=number, size=len(order), reason=reason)
-        row.opened_at = self.clock()
+        return Plan(
+            model_version=version,
+            number=number,
+            reason=reason,
+            images=[
+                RoundImage(
+                    image_id=pool.image_ids[index],
+                    score=float(pool.scores[index]) if len(pool.scores) else None,
+                    group=split.groups[place] if split.groups else None,
+                )
+                for place, index in enumerate(split.oracle)
+            ],
+            pseudo=[PseudoLabel(image_id=pool.image_ids[index], score=float(pool.scores[index])) for index in pseudo],
+        )
+
+    def _open(self, session: orm.Session, strategy: QueryStrategy, version: str, plan: Plan) -> bool:
+        """Open the planned round with what can still be served of it; False if it has become stale."""
+        if plan.model_version != version or plan.number != self._number(session, strategy):
+            return False
+        names = [image.image_id for image in plan.images]
+        left = set(
+            session.scalars(
+                sa.select(Image.image_id)
+                .where(Image.image_id.in_(names), *waiting())
+                .where(~sa.exists().where(Lease.image_id == Image.image_id))
+            )
+        )
+        images = [image for image in plan.images if image.image_id in left]
+        if 2 * len(images) < len(plan.images):
+            return False
+        row = Round(strategy=strategy.name, model_version=version, number=plan.number, size=len(images))
+        row.reason, row.opened_at = plan.reason, self.clock()
         session.add(row)
         session.flush()
-        session.add_all(
-            RoundImage(
-                round_id=row.id,
-                rank=rank,
-                image_id=pool.image_ids[index],
-                score=float(pool.scores[index]) if len(pool.scores) else None,
-                group=split.groups[rank - 1] if split.groups else None,
-            )
-            for rank, index in enumerate(order, start=1)
-        )
-        session.add_all(
-            PseudoLabel(round_id=row.id, image_id=pool.image_ids[index], score=float(pool.scores[index]))
-            for index in pseudo
-        )
+        for rank, image in enumerate(images, start=1):
+            image.round_id, image.rank = row.id, rank
+        for pseudo in plan.pseudo:
+            pseudo.round_id = row.id
+        session.add_all([*images, *plan.pseudo])
         session.flush()
-        logger.info("round %d of %s: %d images, %s, model %s", number, strategy.name, size, reason, version or "none")
-        if len(pseudo):
-            logger.info("round %d of %s: the model labels %d images", number, strategy.name, len(pseudo))
+        logger.info(
+            "round %d of %s: %d images, %s, model %s",
+            *(plan.number, strategy.name, len(images), plan.reason, version or "none"),
+        )
+        if plan.pseudo:
+            logger.info("round %d of %s: the model labels %d images", plan.number, strategy.name, len(plan.pseudo))
         return True
-
-    def _scored_pool(
-        self, session: orm.Session, strategy: QueryStrategy, version: str, rest: sa.Select, round: int
-    ) -> Pool | None:
-        """The pool as the records of this model version describe it; None if no image has what is needed."""
-        if not strategy.needs_records:
-            return Pool(image_ids=tuple(session.scalars(rest)), round=round)
-        query = (
-            sa.select(Record)
-            .where(Record.model_version == version, Record.error.is_(None), Record.image_id.in_(rest))
-            .order_by(Record.image_id)
-        )
-        if strategy.score is not None:
-            query = query.where(Record.scores[strategy.score].as_float().is_not(None))
-        rows = session.scalars(query).all()
-        if not rows:
-            return None
-        annotated: list[np.ndarray] = []
-        if strategy.embeddings:
-            labelled = (
-                sa.select(Record)
-                .join(Image, Image.image_id == Record.image_id)
-                .where(Record.model_version == version, Record.error.is_(None), Image.labelled)
-                .order_by(Record.image_id)
-            )
-            annotated = _embeddings(session.scalars(labelled))
-        embeddings = np.array(_embeddings(rows)) if strategy.embeddings else np.zeros((len(rows), 0))
-        return Pool(
-            image_ids=tuple(row.image_id for row in rows),
-            scores=np.array([row.scores[strategy.score] for row in rows] if strategy.score else []),
-            class_scores=np.array([list(row.class_entropies.values()) for row in rows])
-            if strategy.class_scores
-            else np.zeros((len(rows), 0)),
-            embeddings=embeddings,
-            annotated=np.array(annotated).reshape(len(annotated), embeddings.shape[1]),
-            held=np.array(self._held_scores(session, strategy.score, version, rest) if strategy.score else []),
-            round=round,
-        )
-
-    def _held_scores(self, session: orm.Session, score: str, version: str, rest: sa.Select) -> list[float]:
-        """Scores of the unlabelled images that are not in ``rest``."""
-        value = Record.scores[score].as_float()
-        query = (
-            sa.select(value)
-            .join(Image, Image.image_id == Record.image_id)
-            .where(Record.model_version == version, value.is_not(None), *waiting(), Record.image_id.not_in(rest))
-            .order_by(Record.image_id)
-        )
-        return list(session.scalars(query))
 
     def assignment(self, session: orm.Session, lease: Lease) -> Assignment:
         """The lease as its annotator sees it."""
@@ -349,11 +372,6 @@ class Rounds:
             lease_expires=lease.expires_at,
             group=place.group,
         )
-
-
-def waiting() -> tuple[sa.ColumnExpressionArgument[bool], ...]:
-    """Conditions on :class:`Image` for those that can still be served."""
-    return Image.present, ~Image.labelled, Image.image_id.not_in(sa.select(Skip.image_id))
 
 
 def _has_round(session: orm.Session, strategy: QueryStrategy, version: str) -> bool:
@@ -392,7 +410,3 @@ def _remaining(session: orm.Session, round_id: int) -> int:
         .where(RoundImage.round_id == round_id, *waiting())
     )
     return session.scalar(query) or 0
-
-
-def _embeddings(rows: Any) -> list[np.ndarray]:
-    return [vector for vector in map(embedding_of, rows) if vector is not None]

@@ -379,9 +379,9 @@ def serving_version(session: orm.Session) -> str:
     return session.scalar(sa.select(Scoring.model_version).order_by(Scoring.id.desc()).limit(1)) or ""
 
 
-def embedding_of(record: Record) -> np.ndarray | None:
-    """The record's embedding as a ``(d,)`` float32 array."""
-    return None if record.embedding is None else np.frombuffer(record.embedding, dtype="<f4")
+def embedding_of(stored: bytes | None) -> np.ndarray | None:
+    """A stored embedding as a ``(d,)`` float32 array."""
+    return None if stored is None else np.frombuffer(stored, dtype="<f4")
 
 
 def _plain(row: Record) -> ImageRecord:
@@ -391,7 +391,7 @@ def _plain(row: Record) -> ImageRecord:
         fingerprint=row.fingerprint,
         scores=row.scores,
         class_entropies=row.class_entropies,
-        embedding=embedding_of(row),
+        embedding=embedding_of(row.embedding),
         error=row.error,
     )
 

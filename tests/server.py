@@ -50,12 +50,12 @@ class Server:
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         return environment
 
-    def start(self) -> Server:
+    def start(self, seconds: float = 120) -> Server:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(), cwd=self.folder, env=self.environment(), stdout=log, stderr=log, start_new_session=True
             )
-        wait_for(self._ready, 120, lambda: self.text()[-3000:])
+        wait_for(self._ready, seconds, lambda: self.text()[-3000:])
         return self
 
     def _ready(self) -> bool:
