@@ -271,8 +271,13 @@ class ActiveLearningApp:
 
         protect(server, self.routers, self.options.max_upload_mb << 20)
         super().on_init_complete()  # type: ignore[misc]
-        self._strategies[self.query_strategies[0].name].prepare()
+        self._prepare_rounds()
         self.loop.start()
+
+    def _prepare_rounds(self) -> None:
+        """Have the pool ordered for every strategy, the default first: the first request of none should wait."""
+        for task in self._strategies.values():
+            task.prepare()
 
     def run_job(self, kind: str, name: str) -> bool:
         """Run a job as MONAI Label does, in a process of its own; wait for its end. True if it succeeded."""
@@ -283,5 +288,5 @@ class ActiveLearningApp:
             return True
         while task["status"] in ("SUBMITTED", "RUNNING"):
             time.sleep(0.5)
-        self._strategies[self.query_strategies[0].name].prepare()
+        self._prepare_rounds()
         return bool(task["status"] == "DONE")

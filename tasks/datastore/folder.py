@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ class StudiesFolder(LocalDatastore):
         for tag in (FINAL, ORIGINAL):
             (self.labels_folder / tag).mkdir(parents=True, exist_ok=True)
         self._index = Index(folder / INDEX, repair=not read_only)
-        self._datastore.objects = self._index.load()
+        self._by_tag: defaultdict[str, set[str]] = defaultdict(set)
+        self._know(self._index.load())
         if not self._datastore.objects and not read_only:
             self._take_over(read_stock_index(folder))
         if not read_only:
@@ -110,27 +112,29 @@ class StudiesFolder(LocalDatastore):
 
     # What is there
 
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Ids of the images with a final label."""
+        with self._mutex:
+            return list(self._by_tag[FINAL])
+
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._datastore.objects
 
     def status(self) -> dict[str, Any]:
         """``total`` images, ``completed`` ones, and labels by tag."""
-        tags: dict[str, int] = {}
-        for image in list(self._datastore.objects.values()):
-            for tag in image.labels:
-                tags[tag] = tags.get(tag, 0) + 1
+        tags = {tag: len(names) for tag, names in list(self._by_tag.items()) if names}
         return {"total": len(self._datastore.objects), "completed": tags.get(FINAL, 0), "label_tags": tags}
 
     def labelled(self) -> dict[str, bool]:
         """Image id -> whether it has a final label."""
         with self._mutex:
-            return {image_id: FINAL in image.labels for image_id, image in self._datastore.objects.items()}
+            return {image_id: image_id in self._by_tag[FINAL] for image_id in self._datastore.objects}
 
     def with_label(self, tag: str) -> dict[str, dict[str, Any]]:
         """Image id -> what is kept with its label of a tag, for all images that have one."""
         with self._mutex:
-            objects = self._datastore.objects.items()
-            return {name: image.labels[tag].info for name, image in objects if tag in image.labels}
+            objects = self._datastore.objects
+            return {name: objects[name].labels[tag].info for name in self._by_tag[tag]}
 
     def refresh(self) -> None:
         """Bring the index in line with the files, and tell what has changed."""
@@ -246,9 +250,7 @@ class StudiesFolder(LocalDatastore):
                 raise
             if old is not None and old.ext != ending:
                 self._remove(folder / self._filename(image_id, old.ext))
-            image.labels[tag] = model
-            if tag == FINAL:
-                self._labelled(image_id, True)
+            self._note(image_id, tag, model)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Merge values into a label's info."""
@@ -271,9 +273,8 @@ class StudiesFolder(LocalDatastore):
             with self._index.change() as change:
                 change.drop_label(label_id, label_tag)
             self._remove(self.labels_folder / label_tag / self._filename(label_id, label.ext))
-            del self._datastore.objects[label_id].labels[label_tag]
+            self._note(label_id, label_tag, None)
             if label_tag == FINAL:
-                self._labelled(label_id, False)
                 self._on_change({label_id: False})
 
     def set_labels(self, tag: str, labels: Mapping[str, tuple[Path, Mapping[str, Any]]], replace: bool = True) -> None:
@@ -295,7 +296,7 @@ class StudiesFolder(LocalDatastore):
                 name = self._filename(image_id, ending)
                 with self._writing(file, folder / name, durable=False):
                     models[image_id] = DataModel(ext=ending, info={**info, "ts": int(time.time()), "name": name})
-            old = {name: objects[name].labels[tag] for name in objects if tag in objects[name].labels}
+            old = {name: objects[name].labels[tag] for name in self._by_tag[tag]}
             gone = old.keys() - models.keys() if replace else set()
             with self._index.change() as change:
                 change.put_labels({(image_id, tag): model for image_id, model in models.items()})
@@ -303,16 +304,23 @@ class StudiesFolder(LocalDatastore):
                     change.drop_label(image_id, tag)
             # Readers do not wait for the lock: nothing slow between the first change and the last.
             for image_id in gone:
-                del objects[image_id].labels[tag]
+                self._note(image_id, tag, None)
             for image_id, model in models.items():
-                objects[image_id].labels[tag] = model
+                self._note(image_id, tag, model)
             for image_id in gone:
                 self._remove(folder / self._filename(image_id, old[image_id].ext))
             if tag == FINAL:
                 self._on_change({**dict.fromkeys(models, True), **dict.fromkeys(gone, False)})
 
-    def _labelled(self, image_id: str, labelled: bool) -> None:
-        """Called when an image has got or lost its final label, before anybody else can know."""
+    def _note(self, image_id: str, tag: str, label: DataModel | None) -> None:
+        """Keep in memory that an image has a label, or none any more."""
+        labels = self._datastore.objects[image_id].labels
+        if label is None:
+            labels.pop(tag, None)
+            self._by_tag[tag].discard(image_id)
+        else:
+            labels[tag] = label
+            self._by_tag[tag].add(image_id)
 
     def _check_tag(self, tag: str) -> None:
         if not is_safe_tag(tag) or tag == HISTORY:
@@ -429,7 +437,14 @@ class StudiesFolder(LocalDatastore):
             change.put_labels(
                 {(name, tag): label for name, image in objects.items() for tag, label in image.labels.items()}
             )
+        self._know(objects)
+
+    def _know(self, objects: dict[str, ImageLabelModel]) -> None:
         self._datastore.objects = objects
+        self._by_tag.clear()
+        for name, image in objects.items():
+            for tag in image.labels:
+                self._by_tag[tag].add(name)
 
     def _reconcile(self) -> dict[str, bool | None]:
         """Make memory and index what the files are; tells and returns what has changed."""
@@ -442,9 +457,25 @@ class StudiesFolder(LocalDatastore):
                 if not self._read_only:
                     with self._index.change() as change:
                         found.write(change)
-                found.apply()
+                self._apply(found)
                 self._on_change(found.changes)
         return found.changes
+
+    def _apply(self, found: _Difference) -> None:
+        objects = self._datastore.objects
+        for name, model in found.images.items():
+            if name in objects:
+                objects[name].image = model
+            else:
+                objects[name] = ImageLabelModel.model_construct(image=model, labels={})
+        for name, tag in found.lost:
+            self._note(name, tag, None)
+        for (name, tag), label in found.labels.items():
+            self._note(name, tag, label)
+        for name in found.gone:
+            for tag in list(objects[name].labels):
+                self._note(name, tag, None)
+            del objects[name]
 
 
 class _Difference:
@@ -495,20 +526,6 @@ class _Difference:
             change.drop_label(name, tag)
         change.put_images(self.images)
         change.put_labels({key: label for key, label in self.labels.items() if key[0] not in self.gone})
-
-    def apply(self) -> None:
-        """Make it so in memory."""
-        for name, model in self.images.items():
-            if name in self._objects:
-                self._objects[name].image = model
-            else:
-                self._objects[name] = ImageLabelModel.model_construct(image=model, labels={})
-        for name, tag in self.lost:
-            self._objects[name].labels.pop(tag, None)
-        for (name, tag), label in self.labels.items():
-            self._objects[name].labels[tag] = label
-        for name in self.gone:
-            del self._objects[name]
 
 
 def _found(name: str, ending: str) -> DataModel:
