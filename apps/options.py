@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from typing_extensions import Self
 
+from tasks.dicom.selection import SeriesFilter
 from tasks.files import split_names
 
 
@@ -102,6 +103,13 @@ class VolumeOptions(Options):
     channels: tuple[str, ...] = ()
     allow_empty: bool = False
     series: str = "CT,MR"
+
+    def __post_init__(self) -> None:
+        """Raise :class:`ConfigurationError` if ``series`` cannot be understood."""
+        try:
+            SeriesFilter.parse(self.series)
+        except ValueError as error:
+            raise ConfigurationError(f"option series: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -90,12 +90,16 @@ def save_label(
 
     Returns:
         ``image`` and ``label`` (ids), and for a final label what was stored: ``segments`` (voxels of each), ``notes``
-        (what was changed to make it fit), ``previous`` (where the label it replaced is kept).
+        (what was changed to make it fit), ``previous`` (where the label it replaced is kept), ``archive`` (whether the
+        archive has it or it waits to be sent).
     """
     info = _json_object(params)
     _check_names(info)
     if settings.MONAI_LABEL_AUTH_ENABLE:
         info.setdefault("client_id", user.username)
+    model = app_instance().store.current_model(str(info.get("model") or ""))
+    if model is not None:
+        info.setdefault("model_version", model.version)
     return dict(datastore.save_label(background_tasks, image, json.dumps(info), tag, label, user.username))
 
 
@@ -195,6 +199,15 @@ def progress(
         "model_version": model.version if model else "",
         "job": next((kind for kind in (TRAIN, SCORING) if processes(kind)), ""),
     }
+
+
+@router.post("/al/refresh", tags=["ActiveLearning"])
+def refresh(user: User = ANNOTATOR) -> dict[str, int]:
+    """Look now for images and labels that others have added; returns counts of all."""
+    app = app_instance()
+    app.datastore().refresh()
+    status = app.datastore().status()
+    return {"total": status["total"], "completed": status["completed"]}
 
 
 @router.get("/al/history", tags=["ActiveLearning"])

@@ -40,7 +40,8 @@ JOB_PROCESS = "ACTIVE_LEARNING_JOB"
 """Environment variable that the server sets for the training and scoring processes it starts."""
 
 
-def _is_remote(studies: str) -> bool:
+def is_remote(studies: str) -> bool:
+    """Whether the studies are an archive."""
     return studies.startswith(("http://", "https://"))
 
 
@@ -55,7 +56,7 @@ KEPT_IN_HISTORY = (
     "previous",
 )
 """What is kept with a label that the history keeps too."""
-TOLD = ("segments", "notes", "previous")
+TOLD = ("segments", "notes", "previous", "archive")
 """What is kept with a label that its sender is told."""
 
 
@@ -93,13 +94,13 @@ class ActiveLearningApp:
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str], **about: Any) -> None:
         try:
-            if self.local_only and _is_remote(studies):
+            if self.local_only and is_remote(studies):
                 raise ConfigurationError(f"studies {studies} must be a local folder: this app works on image files")
             self.options = self.options_type.parse(conf or {}, labels=self.default_labels)
             self.query_strategies = self._offered()
             self.folder = (
                 Path(app_dir) / "model" / f"{zlib.crc32(studies.encode()):08x}"
-                if _is_remote(studies)
+                if is_remote(studies)
                 else Path(studies) / "active_learning"
             )
             self.grouping = self._grouping(studies)
@@ -137,7 +138,7 @@ class ActiveLearningApp:
         return offered(self.options.strategy or self.default_strategy, self.scores, self.embeddings, self.pseudo_labels)
 
     def _grouping(self, studies: str) -> Grouping:
-        if not _is_remote(studies):
+        if not is_remote(studies):
             return read_grouping(Path(studies), self.options.group_by, self.folder / DUPLICATES_TABLE)
         if self.options.group_by:
             raise ConfigurationError("option group_by needs a local studies folder")
@@ -177,7 +178,11 @@ class ActiveLearningApp:
         self.settle()
 
     def _changed(self, changes: Changes) -> None:
+        """Images came or went, or were labelled without us."""
         self.store.change_images(changes)
+        for image_id in (name for name, labelled in changes.items() if labelled):
+            info = self._datastore.get_label_info(image_id, DefaultLabelTag.FINAL.value)
+            self.rounds.take_label(image_id, info.get("client_id"), {"source": "the studies, not a viewer"})
         self.settle()
 
     def settle(self) -> None:
@@ -209,6 +214,7 @@ class ActiveLearningApp:
         sample: dict[str, Any] = task(request, self._datastore)
         if not sample:
             return {}
+        self._datastore.prefetch(sample["id"])
         return {**self._datastore.get_image_info(sample["id"]), **sample}
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
@@ -254,9 +260,7 @@ class ActiveLearningApp:
         if final not in self._datastore.get_labels_by_image_id(image_id):
             return {}
         info = self._datastore.get_label_info(label_id, final)
-        model = self.store.current_model(str(info.get("model", "")))
-        started_from = {"model_version": model.version} if model and "model_version" not in info else {}
-        details = {**started_from, **{name: info[name] for name in KEPT_IN_HISTORY if name in info}}
+        details = {name: info[name] for name in KEPT_IN_HISTORY if name in info}
         annotator = self.rounds.take_label(image_id, info.get("client_id"), details)
         logger.info("%s labelled by %s", image_id, annotator or "an unknown annotator")
         self.settle()

@@ -17,7 +17,8 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.utils.others.generic import name_to_device
 
 from strategies.store import ImageRecord, Store
-from tasks.files import fingerprint, reason
+from tasks.datastore.folder import StudiesFolder
+from tasks.files import ArchiveError, fingerprint, reason
 from tasks.models import ModelRegistry
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,10 @@ class ScoreRecords(ScoringMethod):
         """What follows a scoring pass, once its records order the rounds; joins the job's result."""
         return {}
 
-    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+    def _fingerprint(self, datastore: StudiesFolder, image_id: str) -> str:
+        return fingerprint(self.files(str(datastore.image_file(image_id))))
+
+    def __call__(self, request: dict[str, Any], datastore: StudiesFolder) -> dict[str, Any]:
         """Score the pool.
 
         Args:
@@ -104,24 +108,24 @@ class ScoreRecords(ScoringMethod):
         prepared = self.prepare(device)
         known = self.store.fingerprints(version)
         images = sorted(datastore.list_images())
-        files = {image_id: datastore.get_image_uri(image_id) for image_id in images}
-        prints = {image_id: fingerprint(self.files(file)) for image_id, file in files.items()}
+        prints = {image_id: self._fingerprint(datastore, image_id) for image_id in images}
         due = [image_id for image_id in images if known.get(image_id) != prints[image_id]]
         logger.info("scoring %d of %d images with model %s", len(due), len(images), version)
         start, failed = time.monotonic(), 0
         for done, image_id in enumerate(due, start=1):
             try:
-                result = prepared.score(image_id, prepared.read(files[image_id]))
-            except torch.OutOfMemoryError:
-                raise  # says something about this machine, not about the image
+                file = datastore.get_image_uri(image_id)  # an archive's image comes now
+                result = prepared.score(image_id, prepared.read(file))
+            except (torch.OutOfMemoryError, ArchiveError):
+                raise  # says something about this machine or the archive, not about the image
             except (ValueError, RuntimeError, OSError) as error:
                 failed += 1
                 why = reason(error)
                 logger.error("%s cannot be scored: %s", image_id, why)
-                record = ImageRecord(image_id, version, prints[image_id], {}, {}, None, error=why)
+                content: dict[str, Any] = {"scores": {}, "class_entropies": {}, "embedding": None, "error": why}
             else:
-                content = (result.scores, result.class_entropies, result.embedding)
-                record = ImageRecord(image_id, version, prints[image_id], *content)
+                content = vars(result)
+            record = ImageRecord(image_id, version, self._fingerprint(datastore, image_id), **content)
             self.store.add_record(record)
             rate = done / (time.monotonic() - start)
             logger.info("scored %d of %d, %.2f images/s, %.0f s left", done, len(due), rate, (len(due) - done) / rate)

@@ -15,13 +15,17 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.train import TrainTask
 
+from apps import proxy, routes
 from apps.options import VolumeOptions
-from apps.shared import ActiveLearningApp
+from apps.shared import ActiveLearningApp, is_remote
 from tasks.datastore.folder import StudiesFolder
+from tasks.dicom.client import Archive
+from tasks.dicom.selection import SeriesFilter
 from tasks.scoring import RECORDS
 from tasks.segmentation.models import BOOTSTRAP, BOOTSTRAP_MEMBERS, SINGLE, segmentation_models
 from tasks.segmentation.records import COMMITTEE_SCORES, SCORES
 from tasks.volume_segmentation.acceptance import VolumeRule
+from tasks.volume_segmentation.archive import ArchiveFolder
 from tasks.volume_segmentation.inference import VolumeInferTask
 from tasks.volume_segmentation.presets import PRESETS
 from tasks.volume_segmentation.scoring import ScoreVolumes
@@ -39,6 +43,7 @@ class VolumeSegmentation(ActiveLearningApp, MONAILabelApp):
     options: VolumeOptions
     presets = PRESETS
     models = staticmethod(segmentation_models)
+    routers = (routes.router, proxy.router)
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         super().__init__(
@@ -52,8 +57,12 @@ class VolumeSegmentation(ActiveLearningApp, MONAILabelApp):
 
     def open_datastore(self, **options: Any) -> StudiesFolder:
         """A folder, or an archive, whose labels are label maps on the grid of their volume."""
-        rule = VolumeRule(self.options.labels, self.options.allow_empty)
-        return StudiesFolder(self.studies, extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT, rule=rule, **options)
+        labels, channels = self.options.labels, self.options.channels
+        options["rule"] = VolumeRule(labels, self.options.allow_empty)
+        if is_remote(self.studies):
+            archive, wanted = Archive(self.studies, settings), SeriesFilter.parse(self.options.series)
+            return ArchiveFolder(str(self.folder / "studies"), archive, wanted, labels, channels, **options)
+        return StudiesFolder(self.studies, extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT, **options)
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """One model, and a committee on bootstrap samples."""

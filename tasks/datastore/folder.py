@@ -26,7 +26,7 @@ from tasks.datastore.rejected import RejectedLabels
 from tasks.datastore.rules import FINAL, LabelRule, any_label
 from tasks.datastore.stock import read_stock_index
 from tasks.datastore.watcher import Watcher
-from tasks.files import ImageError, LabelError, is_safe_name, is_safe_tag
+from tasks.files import ArchiveError, ImageError, LabelError, is_safe_name, is_safe_tag
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +119,17 @@ class StudiesFolder(LocalDatastore):
 
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._datastore.objects
+
+    def image_file(self, image_id: str) -> Path:
+        """Where an image's file is, or would be.
+
+        Raises:
+            ImageNotFoundException: no such image.
+        """
+        return self.folder / self._filename(image_id, self._image(image_id).image.ext)
+
+    def prefetch(self, image_id: str) -> None:
+        """Somebody will want an image soon: in a folder it is there already."""
 
     def status(self) -> dict[str, Any]:
         """``total`` images, ``completed`` ones, and labels by tag."""
@@ -220,7 +231,7 @@ class StudiesFolder(LocalDatastore):
             if label_tag == FINAL:
                 try:
                     accepted = self._rule(file, Path(self.get_image_uri(image_id)), label_info, Path(folder))
-                except LabelError as error:
+                except (LabelError, ImageError, ArchiveError) as error:
                     raise self._rejected(image_id, file, label_tag, label_info, error) from error
                 file, about = accepted.file, accepted.about
             self.store_label(image_id, file, label_tag, {**label_info, **about})
@@ -340,15 +351,15 @@ class StudiesFolder(LocalDatastore):
             raise LabelNotFoundException(f"image {image_id!r} has no label with the tag {tag!r}")
         return label
 
-    def _rejected(self, image_id: str, file: Path, tag: str, info: Mapping[str, Any], error: LabelError) -> LabelError:
+    def _rejected(self, image_id: str, file: Path, tag: str, info: Mapping[str, Any], error: Exception) -> Exception:
         """The error that the sender gets, once the label's bytes are kept."""
         words = f"{image_id}: {error}"
         try:
             ending = self._to_id(file.name)[1]
             place = self.rejected.keep(file, f"label{ending}", {"image": image_id, "tag": tag, "params": info}, words)
         except OSError as failure:
-            return LabelError(f"{words}; it could not be kept: {failure.strerror}")
-        return LabelError(f"{words}; it is kept on the server as {REJECTED}/{place.name}")
+            return type(error)(f"{words}; it could not be kept: {failure.strerror}")
+        return type(error)(f"{words}; it is kept on the server as {REJECTED}/{place.name}")
 
     # Files
 
@@ -430,6 +441,18 @@ class StudiesFolder(LocalDatastore):
         names = (entry.name for entry in os.scandir(folder))
         return dict(self._to_id(name) for name in names if wanted.match(name) and not name.startswith((".", _PART)))
 
+    def _scan_images(self) -> dict[str, str]:
+        """Id -> ending of all images there are."""
+        return self._scan(self.folder, self._extensions)
+
+    def _has_image(self, image_id: str) -> bool:
+        """Whether an image is really there, looked at again."""
+        return self.image_file(image_id).exists()
+
+    def _new_image(self, image_id: str, ending: str) -> DataModel:
+        """What is noted of an image that has come."""
+        return _found(image_id, ending)
+
     def _take_over(self, objects: dict[str, ImageLabelModel]) -> None:
         """Start from what MONAI Label's own index knew."""
         with self._index.change() as change:
@@ -448,7 +471,7 @@ class StudiesFolder(LocalDatastore):
 
     def _reconcile(self) -> dict[str, bool | None]:
         """Make memory and index what the files are; tells and returns what has changed."""
-        images = self._scan(self.folder, self._extensions)
+        images = self._scan_images()
         patterns = [*self._extensions, *self.label_extensions]
         labels = {tag: self._scan(folder, patterns) for tag, folder in self._tag_folders().items()}
         with self._mutex:
@@ -483,13 +506,9 @@ class _Difference:
 
     def __init__(self, folder: StudiesFolder, images: dict[str, str], labels: dict[str, dict[str, str]]) -> None:
         self._objects = folder._datastore.objects
-        self.gone = [
-            name
-            for name, image in self._objects.items()
-            if name not in images and not (folder.folder / folder._filename(name, image.image.ext)).exists()
-        ]
+        self.gone = [name for name in self._objects if name not in images and not folder._has_image(name)]
         self.images = {
-            name: _found(name, ending)
+            name: folder._new_image(name, ending)
             for name, ending in images.items()
             if name not in self._objects or self._objects[name].image.ext != ending
         }

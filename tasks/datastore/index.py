@@ -53,9 +53,8 @@ class IndexChange:
         self._replace(_LABELS, [_row(model, image_id=name, tag=tag) for (name, tag), model in labels.items()])
 
     def drop_image(self, image_id: str) -> None:
-        """Forget an image and its labels."""
-        for table in (_IMAGES, _LABELS):
-            self._connection.execute(sa.delete(table).where(table.c.image_id == image_id))
+        """Forget an image; what is noted of its labels stays, for the day it comes back."""
+        self._connection.execute(sa.delete(_IMAGES).where(_IMAGES.c.image_id == image_id))
 
     def drop_label(self, image_id: str, tag: str) -> None:
         """Forget a label."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -224,10 +224,12 @@ def referenced_series(header: Dataset) -> str:
     return str(sequence[0].get("SeriesInstanceUID", "")) if sequence else ""
 
 
-def made_at(values: Mapping[str, object]) -> dt.datetime | None:
-    """When a series was made by its own clock, None if it does not say."""
-    date, time = str(values.get("SeriesDate") or ""), str(values.get("SeriesTime") or "").partition(".")[0]
-    try:
-        return dt.datetime.strptime(f"{date}{time or '000000'}", "%Y%m%d%H%M%S")
-    except ValueError:
-        return None
+def made_at(header: Dataset) -> dt.datetime | None:
+    """When a SEG was made, by the clock of the machine that made it; None if it does not say."""
+    for kind in ("Content", "Series"):
+        date, time = (str(header.get(f"{kind}{part}") or "").partition(".")[0] for part in ("Date", "Time"))
+        try:
+            return dt.datetime.strptime(f"{date}{time or '000000'}", "%Y%m%d%H%M%S")
+        except ValueError:
+            continue
+    return None

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from strategies.store import Store
-from tests.e2e.orthanc import Orthanc, mr_series
+from tests.dicom import mr_series
+from tests.e2e.orthanc import Orthanc
 from tests.server import Server
 from tests.tiny import QUICK
 

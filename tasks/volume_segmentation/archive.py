@@ -1,0 +1,380 @@
+"""A DICOMweb archive as a datastore: its series are the images, labels go back as DICOM SEG.
+
+Everything that annotators wait for is answered from this machine: the list of series and all labels are kept in a
+folder beside the models, series are fetched once. A label is durable here before it is acknowledged; it is sent to the
+archive at once where that is possible, and later where it is not.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import nibabel
+import numpy as np
+import pydicom
+import SimpleITK
+from monailabel.datastore.local import DataModel
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from tasks.datastore.folder import StudiesFolder
+from tasks.datastore.outbox import Outbox
+from tasks.datastore.rules import FINAL
+from tasks.dicom.client import SEG, Archive, Series
+from tasks.dicom.seg import Authorship, made_at, read_seg, referenced_series, write_seg
+from tasks.dicom.selection import SeriesFilter, images
+from tasks.dicom.volume import onto_grid, to_volume
+from tasks.files import ArchiveError, ImageError, LabelError, reason
+from tasks.segmentation.labels import load
+from tasks.volume_segmentation.geometry import read_grid
+from tasks.volume_segmentation.volumes import channel_files
+
+logger = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 60.0
+"""How often the archive is looked at for new series and for labels of others."""
+PATIENCE_SECONDS = 3600.0
+"""How long a job waits for an archive that is away."""
+SENDING_SECONDS = 5.0
+"""How long a label's sender waits to hear that the archive has it; it is durable here before."""
+_LONGEST_PAUSE = 60.0
+_ENDING = ".nii.gz"
+_HEADERS = "dicom"
+
+STATE = "archive"
+"""Key in a label's info: ``{"state": "waiting" | "stored" | "failed", "series": uid}``."""
+WAITING, STORED, FAILED = "waiting", "stored", "failed"
+_CHANNELS = "channels"
+_SEGS = "segmentations"
+
+T = TypeVar("T")
+
+
+class ArchiveFolder(StudiesFolder):
+    """Series of a DICOMweb archive, and their labels.
+
+    Args:
+        path: folder that keeps what was fetched, and the labels.
+        archive: the archive.
+        wanted: which series are images.
+        names: foreground label names, value 1 first.
+        channels: names of the series of a study that make one image; with fewer than two each series is one.
+        read_only: for a job: it waits for an archive that is away, sends nothing and looks for nothing new.
+        **options: of :class:`tasks.datastore.folder.StudiesFolder`.
+    """
+
+    label_extensions = ("*.nrrd",)
+
+    def __init__(
+        self,
+        path: str,
+        archive: Archive,
+        wanted: SeriesFilter,
+        names: Sequence[str],
+        channels: Sequence[str] = (),
+        read_only: bool = False,
+        auto_reload: bool = False,
+        **options: Any,
+    ) -> None:
+        self.archive = archive
+        self._wanted = wanted
+        self._names = list(names)
+        self._channels = list(channels)
+        self._patience = PATIENCE_SECONDS if read_only else 0.0
+        self._catalogue: dict[str, tuple[Series | None, ...]] | None = None
+        self._elsewhere: set[str] = set()
+        self._fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._fetchers = ThreadPoolExecutor(2, thread_name_prefix="fetch")
+        self._refreshing = threading.Lock()
+        self._closed = threading.Event()
+        self._outbox: Outbox | None = None
+        super().__init__(path, extensions=(f"*{_ENDING}",), read_only=read_only, **options)
+        if read_only:
+            return
+        self._outbox = Outbox(self._waiting, self._send, self._cannot_send)
+        try:
+            self.refresh()
+        except ArchiveError as error:
+            logger.error("%s; starting with the %d series known from before", error, len(self._datastore.objects))
+        if auto_reload:
+            threading.Thread(target=self._look, name="archive-refresh", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop looking for changes and sending labels."""
+        self._closed.set()
+        if self._outbox is not None:
+            self._outbox.close()
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
+        super().close()
+
+    # What is there
+
+    def name(self) -> str:
+        """The archive's address."""
+        return self.archive.url
+
+    def refresh(self) -> None:
+        """Ask the archive for series, and for labels that others have made.
+
+        Raises:
+            ArchiveError: it does not answer; what is known stays.
+        """
+        with self._refreshing:
+            found = [
+                series
+                for modality in self._wanted.modalities
+                for series in self.archive.search(modality)
+                if self._wanted.takes(series)
+            ]
+            self._catalogue = images(found, self._channels)
+            super().refresh()
+            self._take_segmentations()
+
+    def _look(self) -> None:
+        while not self._closed.wait(REFRESH_SECONDS):
+            try:
+                self.refresh()
+            except ArchiveError as error:
+                logger.warning("%s; looking again in %.0f s", error, REFRESH_SECONDS)
+            except Exception:  # the thread must outlive one failure
+                logger.exception("the archive could not be looked at")
+
+    def _scan_images(self) -> dict[str, str]:
+        known = self._datastore.objects if self._catalogue is None else self._catalogue
+        return dict.fromkeys(known, _ENDING)
+
+    def _has_image(self, image_id: str) -> bool:
+        return self._catalogue is None or image_id in self._catalogue
+
+    def _new_image(self, image_id: str, ending: str) -> DataModel:
+        model = super()._new_image(image_id, ending)
+        channels = (self._catalogue or {}).get(image_id, ())
+        if channels and channels[0] is not None:
+            model.info.update(channels[0].info())
+            model.info[_CHANNELS] = [None if series is None else series.info() for series in channels]
+        return model
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """What a viewer needs to find the series, under DICOM's names."""
+        info = super().get_image_info(image_id)
+        return {key: value for key, value in info.items() if key not in (_CHANNELS, _SEGS)}
+
+    # Images
+
+    def get_image_uri(self, image_id: str) -> str:
+        """The file of an image, fetched if it is not here yet.
+
+        Raises:
+            ArchiveError: it is not here and the archive does not answer.
+            ImageError: the series cannot be made a volume, or its study lacks a channel.
+        """
+        if image_id not in self:
+            return ""
+        file = self.image_file(image_id)
+        if not file.exists():
+            with self._fetching[image_id]:
+                if not file.exists():
+                    self._patiently(lambda: self._fetch(image_id, file))
+        return str(file.resolve())
+
+    def prefetch(self, image_id: str) -> None:
+        """Fetch an image in the background: somebody will want it soon."""
+
+        def fetch() -> None:
+            try:
+                self.get_image_uri(image_id)
+            except (ArchiveError, ImageError) as error:
+                logger.warning("%s", error)
+
+        if not self.image_file(image_id).exists():
+            self._fetchers.submit(fetch)
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Raise :class:`ImageError`: images come from the archive."""
+        raise ImageError("images come from the archive: send them there")
+
+    def remove_image(self, image_id: str) -> None:
+        """Raise :class:`ImageError`: images are the archive's."""
+        raise ImageError("images are the archive's: remove them there")
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """Labelled images, fetched where they are not here yet."""
+        for image_id in self.get_labeled_images():
+            self.get_image_uri(image_id)
+        found: list[dict[str, Any]] = super().datalist(full_path)
+        return found
+
+    def _fetch(self, image_id: str, file: Path) -> None:
+        started = time.monotonic()
+        channels = self._image(image_id).image.info[_CHANNELS]
+        missing = [name for name, series in zip(self._channels, channels, strict=False) if series is None]
+        if missing:
+            raise ImageError(f"the study of {image_id} has no series like {', '.join(missing)}")
+        volumes: list[SimpleITK.Image] = []
+        frames = set()
+        for values in channels:
+            series = Series(**values)
+            instances = self.archive.retrieve(series)
+            frames.add(str(instances[0].get("FrameOfReferenceUID", "")) if instances else "")
+            if len(frames) > 1:
+                raise ImageError(
+                    f"series {series.SeriesInstanceUID} ({series.SeriesDescription}) has another frame of reference "
+                    f"than {image_id}: they cannot be channels of one image"
+                )
+            volumes.append(to_volume(instances, series.SeriesInstanceUID))
+            if series.SeriesInstanceUID == image_id:
+                self._keep_headers(image_id, instances)
+        targets = channel_files(file, self._channels if len(volumes) > 1 else ())
+        with tempfile.TemporaryDirectory(prefix="volume-") as folder:
+            # The image's own file comes last: where it is, the others are.
+            for place in reversed(range(len(volumes))):
+                made = Path(folder) / f"channel{place}{_ENDING}"
+                SimpleITK.WriteImage(onto_grid(volumes[place], volumes[0]), str(made))
+                targets[place].parent.mkdir(parents=True, exist_ok=True)
+                with self._writing(made, targets[place]):
+                    pass
+        logger.info("fetched %s in %.1f s", image_id, time.monotonic() - started)
+
+    def _keep_headers(self, image_id: str, instances: Sequence[Dataset]) -> None:
+        folder = self.folder / _HEADERS / image_id
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, instance in enumerate(instances):
+            header = pydicom.Dataset({key: value for key, value in instance.items() if key.group < 0x7FE0})
+            header.file_meta = instance.file_meta
+            header.is_little_endian, header.is_implicit_VR = instance.is_little_endian, instance.is_implicit_VR
+            part = folder / f"{number:06d}.part"
+            header.save_as(part, write_like_original=False)
+            part.replace(part.with_suffix(".dcm"))
+
+    def _headers(self, image_id: str) -> list[Dataset]:
+        self.get_image_uri(image_id)
+        files = sorted((self.folder / _HEADERS / image_id).glob("*.dcm"))
+        return [pydicom.dcmread(file) for file in files]
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Call, and again with longer and longer pauses while the archive is away and there is time."""
+        pause, end = 1.0, time.monotonic() + self._patience
+        while True:
+            try:
+                return call()
+            except ArchiveError as error:
+                if time.monotonic() + pause > end:
+                    raise
+                logger.warning("%s; trying again in %.0f s", error, pause)
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    # Labels to the archive
+
+    def store_label(self, image_id: str, file: Path, tag: str, info: Mapping[str, Any]) -> None:
+        """Store a label; a final one that people gave here is on its way to the archive from now on."""
+        content = dict(info)
+        own = tag == FINAL and content.get(STATE, {}).get("state") != STORED
+        if own:
+            content[STATE] = {"state": WAITING, "series": generate_uid()}
+        super().store_label(image_id, file, tag, content)
+        if own and self._outbox is not None:
+            self._outbox.send_soon()
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Store a label, and wait a moment for the archive to have it."""
+        saved = super().save_label(image_id, label_filename, label_tag, {**label_info, STATE: {}})
+        if label_tag == FINAL and self._outbox is not None:
+            self._outbox.wait_for(image_id, SENDING_SECONDS)
+        return saved
+
+    def _waiting(self) -> list[str]:
+        """Images whose label the archive has not got yet, the oldest label first."""
+        infos = self.with_label(FINAL)
+        waiting = [name for name, info in infos.items() if info.get(STATE, {}).get("state") == WAITING]
+        return sorted(waiting, key=lambda name: (infos[name].get("ts", 0), name))
+
+    def _send(self, image_id: str) -> None:
+        """Send an image's label as DICOM SEG."""
+        info = self.get_label_info(image_id, FINAL)
+        series = info[STATE]["series"]
+        values = load(Path(self.get_label_uri(image_id, FINAL)))[0].numpy().astype(np.uint8)
+        if values.any():
+            author = Authorship(*(str(info.get(name) or "") for name in ("client_id", "model", "model_version")))
+            affine = read_grid(Path(self.get_image_uri(image_id))).affine
+            seg = write_seg(values, affine, self._names, self._headers(image_id), author, series)
+            self._remember(image_id, series, "ours")
+            self.archive.store(seg)
+        self._settled(image_id, series, {"state": STORED, "series": series})
+        logger.info("the archive has the label of %s: series %s", image_id, series)
+
+    def _cannot_send(self, image_id: str, error: Exception) -> None:
+        series = self.get_label_info(image_id, FINAL)[STATE]["series"]
+        logger.error("the label of %s cannot be sent to the archive: %s", image_id, error)
+        self._settled(image_id, series, {"state": FAILED, "series": series, "reason": reason(error)})
+
+    def _settled(self, image_id: str, series: str, state: dict[str, str]) -> None:
+        with self._mutex:
+            if self.get_label_info(image_id, FINAL).get(STATE, {}).get("series") == series:  # not replaced meanwhile
+                self.update_label_info(image_id, FINAL, {STATE: state})
+
+    # Labels from the archive
+
+    def _take_segmentations(self) -> None:
+        known = self._elsewhere | {
+            uid for image in self._datastore.objects.values() for uid in image.image.info.get(_SEGS, {})
+        }
+        of_channel = {
+            series["SeriesInstanceUID"]: name
+            for name, image in self._datastore.objects.items()
+            for series in image.image.info.get(_CHANNELS, [])
+            if series is not None
+        }
+        for series in self.archive.search(SEG):
+            uid = series.SeriesInstanceUID
+            if uid in known:
+                continue
+            headers = self.archive.metadata(series)
+            image_id = of_channel.get(referenced_series(headers[0])) if headers else None
+            if image_id is None:
+                self._elsewhere.add(uid)
+                continue
+            try:
+                taken = self._take(series, image_id)
+            except (LabelError, ImageError) as error:
+                logger.warning("segmentation %s of %s is no label: %s", uid, image_id, error)
+                self._remember(image_id, uid, reason(error))
+            else:
+                self._remember(image_id, uid, "taken" if taken else "older than the label that is there")
+
+    def _take(self, series: Series, image_id: str) -> bool:
+        """Take a segmentation that somebody else has stored; False if the label that is there is newer."""
+        (seg, *_) = self.archive.retrieve(series) or [Dataset()]
+        made, own = made_at(seg), self.get_label_info(image_id, FINAL).get("ts")
+        if own is not None and (made is None or made <= dt.datetime.fromtimestamp(own)):
+            return False
+        image = Path(self.get_image_uri(image_id))
+        grid = read_grid(image)
+        label, segments, creator = read_seg(seg, grid.shape, grid.affine)
+        with tempfile.TemporaryDirectory(prefix="label-") as folder:
+            file = Path(folder) / f"sent{_ENDING}"
+            nibabel.save(nibabel.Nifti1Image(label, grid.affine), file)
+            info = {
+                "label_info": segments,
+                "client_id": creator or "archive",
+                STATE: {"state": STORED, "series": series.SeriesInstanceUID},
+            }
+            accepted = self._rule(file, image, info, Path(folder))
+            self.store_label(image_id, accepted.file, FINAL, {**info, **accepted.about})
+        logger.info("%s was labelled in the archive by %s", image_id, info["client_id"])
+        self._on_change({image_id: True})
+        return True
+
+    def _remember(self, image_id: str, series: str, what: str) -> None:
+        with self._mutex:
+            known = self._image(image_id).image.info.get(_SEGS, {})
+            self.update_image_info(image_id, {_SEGS: {**known, series: what}})

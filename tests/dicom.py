@@ -1,0 +1,72 @@
+"""Small MR series, made up."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+def mr_series(
+    patient: str,
+    voxels: np.ndarray,
+    description: str = "T1 post",
+    study: str | None = None,
+    frame: str | None = None,
+    orientation: tuple[float, ...] = AXIAL,
+    origin: tuple[float, ...] = (0.0, 0.0, 0.0),
+    spacing: tuple[float, float, float] = (1.0, 1.0, 3.0),
+) -> list[bytes]:
+    """An MR series, its files shuffled.
+
+    Args:
+        patient: patient id.
+        voxels: ``[slices, rows, columns]`` uint16.
+        description: of the series.
+        study: UID of the study, a new one if not given.
+        frame: UID of the frame of reference, a new one if not given.
+        orientation: direction of the rows and of the columns (LPS).
+        origin: of the first pixel of the first slice, in mm (LPS).
+        spacing: of rows, columns and slices in mm.
+    """
+    study, series, frame = study or generate_uid(), generate_uid(), frame or generate_uid()
+    normal = np.cross(orientation[:3], orientation[3:])
+    files = []
+    for number, plane in enumerate(voxels):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = MRImageStorage
+        meta.MediaStorageSOPInstanceUID = generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        image = FileDataset("", Dataset(), file_meta=meta, preamble=b"\0" * 128)
+        image.is_little_endian, image.is_implicit_VR = True, False
+        image.SOPClassUID, image.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
+        image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID = study, series, frame
+        image.PatientID = image.PatientName = patient
+        image.StudyDate = image.SeriesDate = "20260101"
+        image.StudyTime = image.SeriesTime = "120000"
+        image.StudyID, image.AccessionNumber, image.PatientBirthDate, image.PatientSex = "1", "1", "", ""
+        image.Modality, image.SeriesDescription, image.SeriesNumber = "MR", description, 1
+        image.InstanceNumber = number + 1
+        image.ImagePositionPatient = [round(float(v), 6) for v in np.asarray(origin) + normal * spacing[2] * number]
+        image.ImageOrientationPatient = [round(float(value), 9) for value in orientation]
+        image.PixelSpacing, image.SliceThickness, image.SpacingBetweenSlices = list(spacing[:2]), spacing[2], spacing[2]
+        image.Rows, image.Columns = plane.shape
+        image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+        image.BitsAllocated = image.BitsStored = 16
+        image.HighBit, image.PixelRepresentation = 15, 0
+        image.PixelData = plane.astype(np.uint16).tobytes()
+        buffer = io.BytesIO()
+        image.save_as(buffer, write_like_original=False)
+        files.append(buffer.getvalue())
+    order = np.random.default_rng(len(files)).permutation(len(files))
+    return [files[place] for place in order]
+
+
+def datasets(files: list[bytes]) -> list[Dataset]:
+    """The instances of a series."""
+    return [pydicom.dcmread(io.BytesIO(content)) for content in files]

@@ -1,0 +1,111 @@
+"""Series to volumes, and which series are images."""
+
+import numpy as np
+import pytest
+import SimpleITK
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.dicom.client import Series
+from tasks.dicom.selection import SeriesFilter, channel_series, images
+from tasks.dicom.volume import onto_grid, to_volume
+from tasks.files import ImageError
+from tests.dicom import datasets, mr_series
+
+VOXELS = np.arange(5 * 6 * 7).reshape(5, 6, 7)
+
+
+def test_slices_are_put_together_by_their_place_whatever_the_order_of_the_files():
+    volume = to_volume(datasets(mr_series("p", VOXELS, spacing=(0.5, 0.6, 3))), "s")
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(volume), VOXELS)
+    np.testing.assert_allclose(volume.GetSpacing(), (0.6, 0.5, 3))
+
+
+def drop(slices, number):
+    return [slice for slice in slices if slice.InstanceNumber != number]
+
+
+def without_place(slices):
+    for slice in slices:
+        del slice.ImagePositionPatient
+    return slices
+
+
+def one_turned(slices):
+    slices[0].ImageOrientationPatient = [0, 1, 0, 0, 0, 1]
+    return slices
+
+
+def one_larger(slices):
+    slices[0].Rows = 12
+    return slices
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: [], "series s has no instances"),
+        (lambda s: drop(s, 3), "a gap of 6 mm between slices 3 mm apart"),
+        (lambda s: [*s, s[0]], "several slices at the same place"),
+        (without_place, "without position"),
+        (one_turned, "different directions"),
+        (one_larger, "different sizes"),
+    ],
+)
+def test_series_that_are_no_volume_are_refused_with_the_reason(change, words):
+    with pytest.raises(ImageError, match=words):
+        to_volume(change(datasets(mr_series("p", VOXELS))), "s")
+
+
+def test_a_channel_on_another_grid_is_resampled_onto_the_first():
+    first = to_volume(datasets(mr_series("p", VOXELS * 0 + 5)), "a")
+    other = to_volume(datasets(mr_series("p", VOXELS * 0 + 7, spacing=(0.5, 0.5, 1.5), origin=(-1, -1, -1))), "b")
+    moved = onto_grid(other, first)
+    assert moved.GetSize() == first.GetSize()
+    assert moved.GetPixel(0, 0, 0) == 7
+    assert moved.GetPixel(6, 5, 4) == 0  # outside of the other
+    assert onto_grid(first, first) is first
+
+
+def series(uid: str, description: str, study: str = "1", modality: str = "MR") -> Series:
+    return Series(uid, study, modality, description)
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [("MR", "ab"), ("CT,MR", "abc"), ("MR:t1.*post", "a"), ("mr,ct:flair", "b"), ("CT", "c"), ("MR:^post", "")],
+)
+def test_series_are_filtered_by_modality_and_description(text, taken):
+    all_of_them = [series("a", "AX T1 POST"), series("b", "FLAIR"), series("c", "chest", modality="CT")]
+    assert "".join(s.SeriesInstanceUID for s in all_of_them if SeriesFilter.parse(text).takes(s)) == taken
+
+
+@pytest.mark.parametrize("text", ["", ":t1", "MR:(", "M R", "MR;CT"])
+def test_filters_that_cannot_be_understood_are_refused(text):
+    with pytest.raises(ValueError, match=r"must be modalities|no regular expression"):
+        SeriesFilter.parse(text)
+
+
+def test_channels_are_found_by_their_description():
+    study = [series("a", "T1 post contrast"), series("b", "T1_pre"), series("c", "T1-POST"), series("d", "T2_reg")]
+    found = {name: channel_series(name, study) for name in ("T1post", "T2", "T1", "FLAIR")}
+    assert {name: s and s.SeriesInstanceUID for name, s in found.items()} == {
+        "T1post": "c",
+        "T2": "d",
+        "T1": "b",
+        "FLAIR": None,
+    }
+
+
+def test_a_study_is_one_image_of_its_channels_and_says_what_it_lacks():
+    found = [series("a", "T1post", "1"), series("b", "T2", "1"), series("c", "T1post", "2"), series("d", "T2", "3")]
+    assert images(found, ("T1post", "T2")) == {"a": (found[0], found[1]), "c": (found[2], None)}
+    assert set(images(found, ())) == {"a", "b", "c", "d"}
+    assert set(images(found, ("T2",))) == {"b", "d"}
+
+
+@given(st.lists(st.sampled_from(["T1post", "T2", "x"]), unique_by=lambda text: text), st.randoms())
+def test_the_order_of_the_archive_does_not_matter(descriptions, random):
+    found = [series(str(number), text) for number, text in enumerate(descriptions)]
+    shuffled = random.sample(found, len(found))
+    assert images(found, ("T1post", "T2")) == images(shuffled, ("T1post", "T2"))
