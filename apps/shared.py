@@ -45,6 +45,14 @@ def is_remote(studies: str) -> bool:
     return studies.startswith(("http://", "https://"))
 
 
+def _kept_for(studies: str, app_dir: str) -> Path:
+    """Where models, store and, for an archive, labels and fetched images are kept."""
+    if not is_remote(studies):
+        return Path(studies) / "active_learning"
+    given = settings.MONAI_LABEL_DATASTORE_CACHE_PATH or settings.MONAI_LABEL_DICOMWEB_CACHE_PATH
+    return (Path(given) if given else Path(app_dir) / "model") / f"{zlib.crc32(studies.encode()):08x}"
+
+
 KEPT_IN_HISTORY = (
     "model",
     "model_version",
@@ -98,11 +106,7 @@ class ActiveLearningApp:
                 raise ConfigurationError(f"studies {studies} must be a local folder: this app works on image files")
             self.options = self.options_type.parse(conf or {}, labels=self.default_labels)
             self.query_strategies = self._offered()
-            self.folder = (
-                Path(app_dir) / "model" / f"{zlib.crc32(studies.encode()):08x}"
-                if is_remote(studies)
-                else Path(studies) / "active_learning"
-            )
+            self.folder = _kept_for(studies, app_dir)
             self.grouping = self._grouping(studies)
             self.preset = self.options.preset or default_preset()
             if self.preset not in self.presets:

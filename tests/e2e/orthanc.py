@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import requests
 
 from tests.server import free_port, wait_for
@@ -22,20 +24,24 @@ class Orthanc:
         program = shutil.which("Orthanc")
         if program is None or not DICOMWEB.is_file():
             raise RuntimeError("these tests need Orthanc: apt-get install orthanc orthanc-dicomweb")
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        self.program, self.folder = program, folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
         settings = {
             "StorageDirectory": str(folder / "archive"),
             "IndexDirectory": str(folder / "archive"),
-            "HttpPort": port,
+            "HttpPort": self.port,
             "DicomServerEnabled": False,
             "AuthenticationEnabled": False,
             "Plugins": [str(DICOMWEB)],
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         }
         (folder / "orthanc.json").write_text(json.dumps(settings))
-        with (folder / "orthanc.log").open("wb") as log:
-            self.process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
+        self.start()
+
+    def start(self) -> None:
+        with (self.folder / "orthanc.log").open("ab") as log:
+            self.process = subprocess.Popen([self.program, str(self.folder / "orthanc.json")], stdout=log, stderr=log)
         wait_for(self._ready, 60)
 
     def _ready(self) -> bool:
@@ -47,6 +53,13 @@ class Orthanc:
     def upload(self, files: list[bytes]) -> None:
         for content in files:
             requests.post(f"{self.url}/instances", data=content, timeout=30).raise_for_status()
+
+    def instances(self, modality: str) -> list[pydicom.Dataset]:
+        """All instances of a modality."""
+        everything = requests.get(f"{self.url}/series?expand", timeout=30).json()
+        uids = [uid for row in everything if row["MainDicomTags"]["Modality"] == modality for uid in row["Instances"]]
+        files = (requests.get(f"{self.url}/instances/{uid}/file", timeout=30).content for uid in uids)
+        return [pydicom.dcmread(io.BytesIO(content)) for content in files]
 
     def series(self, modality: str) -> list[dict[str, Any]]:
         """Main tags of all series of a modality."""
