@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,39 +13,20 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.utils.app import app_instance
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
+from apps.pages import ONLY_OURS, WEB, Name
 from apps.routes import ANNOTATOR, READER, answers, client_of
 from strategies.answers import LABELLED, AnswerError
 from strategies.next_sample import reply
-from tasks.files import LONGEST_NAME, ImageError
+from tasks.files import ImageError
 from tasks.images import PERCENTILES, read_image
 
-WEB = Path(__file__).resolve().parent / "web"
 LARGEST_SIDE = 4096
 """Pixels; a larger image is reduced for the screen."""
 
 _PRIVATE = {"Cache-Control": "no-store"}
-_ONLY_OURS = {"Content-Security-Policy": "default-src 'self'; img-src 'self' data:", "Cache-Control": "no-cache"}
-
 router = APIRouter(prefix=f"{settings.MONAI_LABEL_API_STR}/al", tags=["Grading"])
-
-Name = Annotated[str, Field(max_length=LONGEST_NAME)]
-
-
-class SkipRequest(BaseModel):
-    """An image that cannot be graded."""
-
-    image: Name
-    reason: Annotated[str, Field(min_length=1, max_length=1000)]
-    client_id: Name = ""
-
-
-class RestoreRequest(BaseModel):
-    """A skipped image that can be graded after all."""
-
-    image: Name
-    client_id: Name = ""
 
 
 class UndoRequest(BaseModel):
@@ -58,27 +38,7 @@ class UndoRequest(BaseModel):
 @router.get("/grade", include_in_schema=False)
 def page() -> FileResponse:
     """The grading page; everything else it asks for needs the user's role."""
-    return FileResponse(WEB / "grade.html", headers=_ONLY_OURS)
-
-
-@router.get("/web/{name}", include_in_schema=False)
-def page_file(name: str) -> FileResponse:
-    """Scripts and styles of the page."""
-    if name not in {file.name for file in WEB.iterdir()}:
-        raise HTTPException(status_code=404, detail=f"there is no {name!r}")
-    return FileResponse(WEB / name, headers=_ONLY_OURS)
-
-
-@router.get("/session")
-def session(user: User = READER) -> dict[str, Any]:
-    """What a reader works with: ``name``, ``classes``, ``strategies`` (the default first) and ``user``."""
-    app = app_instance()
-    return {
-        "name": app.name,
-        "classes": list(app.options.labels),
-        "strategies": [{"name": row.name, "description": row.description} for row in app.query_strategies],
-        "user": user.username if settings.MONAI_LABEL_AUTH_ENABLE else "",
-    }
+    return FileResponse(WEB / "grade.html", headers=ONLY_OURS)
 
 
 @router.get("/pixels")
@@ -134,33 +94,6 @@ def for_the_screen(array: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         "high": high,
     }
     return stored, header
-
-
-@router.post("/skip")
-def skip(body: SkipRequest, request: Request, user: User = ANNOTATOR) -> dict[str, str]:
-    """Take an image out of the pool, with the reason; asked again, nothing changes."""
-    try:
-        answers().skip(body.image, client_of(body.client_id, user, request), body.reason)
-    except AnswerError as error:
-        raise HTTPException(status_code=409, detail=str(error)) from error
-    app_instance().loop.wake()
-    return {"image": body.image}
-
-
-@router.get("/skipped")
-def skipped(user: User = READER) -> list[dict[str, str]]:
-    """Skipped images with reader, reason and time, the latest first."""
-    return answers().skipped()
-
-
-@router.post("/restore")
-def restore(body: RestoreRequest, request: Request, user: User = ANNOTATOR) -> dict[str, str]:
-    """Put a skipped image back into the pool."""
-    try:
-        answers().restore(body.image, client_of(body.client_id, user, request))
-    except AnswerError as error:
-        raise HTTPException(status_code=409, detail=str(error)) from error
-    return {"image": body.image}
 
 
 @router.post("/undo")

@@ -19,6 +19,7 @@ from monailabel.endpoints import datastore, infer
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import MONAILabelException
+from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.utils import processes
 
@@ -190,15 +191,23 @@ def run_inference(
 def progress(
     request: Request, client_id: Annotated[str, Query(max_length=LONGEST_NAME)] = "", user: User = READER
 ) -> Any:
-    """Images in all, labelled, skipped, unreadable and labelled by the reader; the model and the running job."""
+    """Images in all, labelled, skipped, unreadable and labelled by the reader; round, model and the running job."""
     app = app_instance()
     model = app.current_model()
+    job = next((kind for kind in (TRAIN, SCORING) if processes(kind)), "")
+    stats = next((stats for stats in map(_stats, app.trainers()) if not stats.get("total_time")), {})
     return {
         **vars(answers().progress(client_of(client_id, user, request))),
         "model": model.name if model else "",
         "model_version": model.version if model else "",
-        "job": next((kind for kind in (TRAIN, SCORING) if processes(kind)), ""),
+        "job": job,
+        "epoch": int(stats.get("epoch") or 0) if job == TRAIN else 0,
+        "epochs": int(stats.get("total_epochs") or 0) if job == TRAIN else 0,
     }
+
+
+def _stats(trainer: TrainTask) -> dict[str, Any]:
+    return dict(trainer.stats())
 
 
 @router.post("/al/refresh", tags=["ActiveLearning"])

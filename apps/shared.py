@@ -16,10 +16,11 @@ from fastapi import APIRouter, HTTPException
 from monailabel.config import settings
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
+from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes
 
-from apps import routes
+from apps import pages, routes
 from apps.authentication import accept_tokens
 from apps.guard import protect
 from apps.options import ConfigurationError, Options, refuse
@@ -81,7 +82,7 @@ class ActiveLearningApp:
     models: Callable[[Path, Store], ModelRegistry]
     options_type: type[Options] = Options
     options: Options
-    routers: tuple[APIRouter, ...] = (routes.router,)
+    routers: tuple[APIRouter, ...] = (routes.router, pages.router)
     presets: Mapping[str, Any]
 
     default_strategy = "random"
@@ -96,6 +97,7 @@ class ActiveLearningApp:
     app_dir: str
     studies: str
     _datastore: StudiesFolder
+    _trainers: dict[str, TrainTask]
     _infers_threadpool: ThreadPoolExecutor | None
     _strategies: dict[str, NextSample]
     sessions: Callable[[], Any]
@@ -171,6 +173,10 @@ class ActiveLearningApp:
         """The strategies this app can serve, the default first."""
         background = ThreadPoolExecutor(1, thread_name_prefix="rounds")
         return {row.name: NextSample(row, self.rounds, background) for row in self.query_strategies}
+
+    def trainers(self) -> Sequence[TrainTask]:
+        """All trainers."""
+        return list(self._trainers.values())
 
     def current_model(self) -> Model | None:
         """The newest model that scoring uses, None before the first training."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from strategies.rounds import Assignment, Rounds, close_finished
+from strategies.rounds import Assignment, Rounds, close_finished, remaining_in
 from strategies.store import Event, Image, Lease, Record, Round, Skip, serving_version
 
 LABELLED = "labelled"
@@ -31,6 +31,8 @@ class Progress:
         skipped: images skipped and not restored.
         unreadable: unlabelled images that the last scoring pass could not use.
         mine: labels of one reader that were not undone.
+        round: number of the round that the reader works in, 0 before the first image.
+        remaining: images of that round that are neither labelled nor skipped.
     """
 
     total: int
@@ -38,6 +40,8 @@ class Progress:
     skipped: int
     unreadable: int
     mine: int
+    round: int
+    remaining: int
 
 
 class Answers:
@@ -178,7 +182,12 @@ class Answers:
                 .where(Image.labelled, Image.present)
                 .distinct()
             )
+            latest = sa.select(Event.round_id).where(Event.client_id == client_id, Event.round_id.is_not(None))
+            number = session.scalar(latest.order_by(Event.id.desc()).limit(1))
+            row = session.get(Round, number) if number is not None else None
             return Progress(
+                round=row.number if row else 0,
+                remaining=remaining_in(session, row.id) if row else 0,
                 total=count(),
                 labelled=count(Image.labelled),
                 skipped=count(~Image.labelled, Image.image_id.in_(sa.select(Skip.image_id))),

@@ -6,6 +6,7 @@ asked for anew every time.
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from sqlalchemy import orm
 
 from strategies.catalogue import Pool, QueryStrategy
 from strategies.store import Image, Lease, Record, Round, RoundImage, Scoring, Skip, Store, embedding_of
+
+Key = tuple[str, dt.datetime | None, int, bool]
+"""Model version, when its scoring was completed, number of records, and whether there are embeddings."""
 
 _CHUNK = 2000
 _SEPARATOR = "/"
@@ -49,7 +53,7 @@ class RecordTable:
         errors: ids of the images that could not be scored.
     """
 
-    key: tuple[str, int, int, bool]
+    key: Key
     image_ids: tuple[str, ...]
     scores: dict[str, np.ndarray]
     class_scores: np.ndarray
@@ -140,17 +144,18 @@ class Pools:
 
     def table(self, session: orm.Session, version: str, embeddings: bool) -> RecordTable:
         """The records of a model version, read again only when they have changed."""
-        scoring = session.scalar(sa.select(sa.func.max(Scoring.id)).where(Scoring.model_version == version)) or 0
+        # Not its id: a pass that is completed again may get the same.
+        completed = session.scalar(sa.select(Scoring.completed_at).where(Scoring.model_version == version))
         count = session.scalar(sa.select(sa.func.count()).select_from(Record).where(Record.model_version == version))
         with self._lock:
             table = self._table
-            wanted = (version, scoring, count or 0)
+            wanted = (version, completed, count or 0)
             if table is None or table.key[:3] != wanted or embeddings > table.key[3]:
                 table = self._table = _read(session, (*wanted, embeddings))
             return table
 
 
-def _read(session: orm.Session, key: tuple[str, int, int, bool]) -> RecordTable:
+def _read(session: orm.Session, key: Key) -> RecordTable:
     query = sa.select(Record.image_id, Record.scores, Record.class_entropies, Record.error)
     if key[3]:
         query = query.add_columns(Record.embedding)

@@ -366,7 +366,7 @@ class Rounds:
             rank=place.rank,
             round=row.number,
             round_size=row.size,
-            remaining=_remaining(session, row.id),
+            remaining=remaining_in(session, row.id),
             model_version=row.model_version,
             reason=row.reason,
             lease_expires=lease.expires_at,
@@ -388,7 +388,7 @@ def close_finished(session: orm.Session, image_id: str, time: dt.datetime) -> No
         .where(RoundImage.image_id == image_id, Round.closed_at.is_(None))
     )
     for row in session.scalars(of_image).all():
-        if _remaining(session, row.id) == 0:
+        if remaining_in(session, row.id) == 0:
             row.closed_at, row.completed = time, True
             logger.info("round %d of %s is complete", row.number, row.strategy)
 
@@ -402,7 +402,8 @@ def _is_known(session: orm.Session, image_id: str, details: Mapping[str, Any]) -
     return bool(session.scalar(sa.select(same)))
 
 
-def _remaining(session: orm.Session, round_id: int) -> int:
+def remaining_in(session: orm.Session, round_id: int) -> int:
+    """Images of a round that can still be served."""
     query = (
         sa.select(sa.func.count())
         .select_from(RoundImage)

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from apps.shared import JOB_PROCESS
 
-ENDPOINTS = ("apps.routes", "apps.grading", "apps.pseudo_labels", "monailabel.endpoints.datastore")
+ENDPOINTS = ("apps.routes", "apps.pages", "apps.grading", "apps.pseudo_labels", "monailabel.endpoints.datastore")
 ENDPOINTS += ("monailabel.endpoints.infer",)
 
 
