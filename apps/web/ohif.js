@@ -284,9 +284,10 @@ function showSegments() {
 // Undo: after every change of the voxels, what they were before.
 
 let settle = 0;
+let drawing = false;
 function changed() {
   clearTimeout(settle);
-  settle = setTimeout(remember, QUIET_MS);
+  settle = setTimeout(() => (drawing ? changed() : remember()), QUIET_MS);
 }
 
 function remember() {
@@ -434,6 +435,8 @@ export async function start(servicesManager) {
     if (!ready) throw new Error(`this OHIF lacks ${missing().join(', ') || 'the layout or cornerstone that is needed'}`);
     const { SEGMENTATION_DATA_MODIFIED } = window.cornerstoneTools.Enums.Events;
     window.cornerstone.eventTarget.addEventListener(SEGMENTATION_DATA_MODIFIED, changed);
+    window.addEventListener('pointerdown', () => { drawing = true; }, true);
+    for (const end of ['pointerup', 'pointercancel', 'blur']) window.addEventListener(end, () => { drawing = false; }, true);
     window.addEventListener('beforeunload', event => { if (state.edited) event.preventDefault(); });
     await open().catch(error => say(error.message, 'error'));
     setInterval(attach, 300);

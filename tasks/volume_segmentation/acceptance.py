@@ -50,10 +50,7 @@ class VolumeRule:
         except ImageError as error:
             raise LabelError(str(error).replace(str(label), "the label")) from error
         values, note = onto(values, grid, target)
-        notes = [note] if note else []
         mapped = self._by_name(values, info.get("label_info"))
-        if mapped is not values:
-            notes.append("values were set by the names of the segments")
         try:
             check_values(mapped, "the label", len(self._names) + 1)
         except ImageError as error:
@@ -62,8 +59,8 @@ class VolumeRule:
             raise LabelError("the label is empty; the option allow_empty would take it")
         counts = np.bincount(mapped.astype(np.uint8).ravel(), minlength=len(self._names) + 1)
         segments = {name: int(count) for name, count in zip(self._names, counts[1:], strict=False)}
-        about: dict[str, Any] = {"segments": segments, "notes": notes}
-        if not notes and label.name.endswith(IMAGE_ENDINGS):
+        about: dict[str, Any] = {"segments": segments, "notes": [note] if note else []}
+        if not note and mapped is values and label.name.endswith(IMAGE_ENDINGS):
             return Accepted(label, about)
         made = folder / "label.nii.gz"
         nibabel.save(nibabel.Nifti1Image(mapped.astype(np.uint8), target.affine), made)
