@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
+import ipaddress
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -11,6 +13,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import JSONResponse, Response
+from monailabel.config import settings
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
@@ -80,6 +83,27 @@ def protect(server: FastAPI, routers: Sequence[APIRouter], largest_upload: int) 
     server.add_middleware(UploadLimit, largest=largest_upload)
     for kind, handler in HANDLERS.items():
         server.add_exception_handler(kind, handler)
+
+
+def warn_if_open(arguments: Sequence[str]) -> None:
+    """Say plainly that everybody can use the server, where that is so.
+
+    Args:
+        arguments: of the command that started it.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-i", "--host", default="0.0.0.0")
+    host = parser.parse_known_args(list(arguments))[0].host
+    try:
+        private = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        private = False
+    if not private and not settings.MONAI_LABEL_AUTH_ENABLE:
+        logger.warning(
+            "the server listens on %s WITHOUT AUTHENTICATION: everybody who can reach it can see all images and change "
+            "all labels. Start it with --host 127.0.0.1, or see docs/security.md",
+            host,
+        )
 
 
 def _answer(status: int, words: str, **headers: str) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 import time
 import zlib
@@ -22,7 +23,7 @@ from monailabel.utils.async_tasks.utils import processes
 
 from apps import pages, routes
 from apps.authentication import accept_tokens
-from apps.guard import protect
+from apps.guard import protect, warn_if_open
 from apps.options import ConfigurationError, Options, refuse
 from strategies.catalogue import QueryStrategy, offered
 from strategies.next_sample import NextSample
@@ -284,6 +285,7 @@ class ActiveLearningApp:
         from monailabel.app import app as server
 
         protect(server, self.routers, self.options.max_upload_mb << 20)
+        warn_if_open(sys.argv[1:])
         super().on_init_complete()  # type: ignore[misc]
         self._prepare_rounds()
         self.loop.start()

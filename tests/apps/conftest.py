@@ -24,6 +24,9 @@ def over_http(app: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]
     monkeypatch.setattr(app.loop, "start", lambda: None)
     monkeypatch.setenv(JOB_PROCESS, "")  # set by the server, taken back after the test
     monkeypatch.delenv(JOB_PROCESS)
+    before = list(server.user_middleware), dict(server.exception_handlers)
     with TestClient(server) as client:
         yield client
     server.router.routes[:] = routes
+    server.user_middleware[:], server.exception_handlers = before
+    server.middleware_stack = None
