@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DISK_FULL = "the server's disk is full: nothing was stored; try again once there is space"
-_PATHOLOGY = ("/infer/wsi", "/infer/wsi_v2")
-"""MONAI Label's routes for whole slides, which no app here has."""
 
 
 class UploadLimit:
@@ -77,8 +75,7 @@ def protect(server: FastAPI, routers: Sequence[APIRouter], largest_upload: int) 
         routers: ours, whose routes take precedence.
         largest_upload: bytes of a request's body.
     """
-    theirs = [route for route in server.router.routes if getattr(route, "path", "").split("/{")[0] not in _PATHOLOGY]
-    server.router.routes[:] = [route for router in routers for route in router.routes] + theirs
+    server.router.routes[:0] = [route for router in routers for route in router.routes]
     server.middleware_stack = None  # was built to tell the application that it starts; the first request builds ours
     server.add_middleware(UploadLimit, largest=largest_upload)
     for kind, handler in HANDLERS.items():

@@ -21,7 +21,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes
 
-from apps import pages, routes
+from apps import pages, routes, stock
 from apps.authentication import accept_tokens
 from apps.guard import protect, warn_if_open
 from apps.options import ConfigurationError, Options, refuse
@@ -38,6 +38,8 @@ from tasks.models import ModelRegistry
 
 logger = logging.getLogger(__name__)
 
+ROUTERS = (routes.router, pages.router, stock.router)
+"""Routes that every app has."""
 JOB_PROCESS = "ACTIVE_LEARNING_JOB"
 """Environment variable that the server sets for the training and scoring processes it starts."""
 
@@ -83,7 +85,8 @@ class ActiveLearningApp:
     models: Callable[[Path, Store], ModelRegistry]
     options_type: type[Options] = Options
     options: Options
-    routers: tuple[APIRouter, ...] = (routes.router, pages.router)
+    routers: tuple[APIRouter, ...] = ()
+    """Routes of the app besides those that all have."""
     presets: Mapping[str, Any]
 
     default_strategy = "random"
@@ -284,7 +287,7 @@ class ActiveLearningApp:
         os.environ[JOB_PROCESS] = "1"
         from monailabel.app import app as server
 
-        protect(server, self.routers, self.options.max_upload_mb << 20)
+        protect(server, [*ROUTERS, *self.routers], self.options.max_upload_mb << 20)
         warn_if_open(sys.argv[1:])
         super().on_init_complete()  # type: ignore[misc]
         self._prepare_rounds()

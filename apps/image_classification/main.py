@@ -14,7 +14,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.train import TrainTask
 
-from apps import grading, pages, routes
+from apps import grading
 from apps.options import ConfigurationError, ImageOptions, refuse
 from apps.shared import ActiveLearningApp
 from tasks.classification.datastore import GradedFolder
@@ -38,7 +38,7 @@ class ImageClassification(ActiveLearningApp, MONAILabelApp):
     options: ImageOptions
     presets = PRESETS
     models = staticmethod(classification_models)
-    routers = (routes.router, pages.router, grading.router)
+    routers = (grading.router,)
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         super().__init__(

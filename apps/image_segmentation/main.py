@@ -16,7 +16,6 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.train import TrainTask
 
-from apps import pages, routes
 from apps.options import ImageOptions
 from apps.pseudo_labels import router as pseudo_label_router
 from apps.shared import ActiveLearningApp
@@ -49,7 +48,7 @@ class ImageSegmentation(ActiveLearningApp, MONAILabelApp):
     options: ImageOptions
     presets = PRESETS
     models = staticmethod(partial(segmentation_models, architecture=ImageArchitecture))
-    routers = (routes.router, pages.router, pseudo_label_router)
+    routers = (pseudo_label_router,)
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         super().__init__(

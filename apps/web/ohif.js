@@ -273,7 +273,7 @@ function showSegments() {
   view.segments.dataset.key = key;
   view.segments.replaceChildren(...found.map(segment => {
     const name = element('input', { type: 'radio', name: 'al-segment', value: segment.label, checked: Boolean(segment.active) });
-    name.onchange = () => {
+    name.onclick = () => {
       state.services.segmentationService.setActiveSegment(SEGMENTATION, segment.segmentIndex);
       if (groups()[0]?.getActivePrimaryMouseButtonTool?.() === 'WindowLevel') use(BRUSH);
     };

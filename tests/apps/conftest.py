@@ -9,8 +9,8 @@ from fastapi.testclient import TestClient
 
 from apps.shared import JOB_PROCESS
 
-ENDPOINTS = ("apps.routes", "apps.pages", "apps.grading", "apps.pseudo_labels", "monailabel.endpoints.datastore")
-ENDPOINTS += ("monailabel.endpoints.infer",)
+ENDPOINTS = ("apps.routes", "apps.pages", "apps.grading", "apps.pseudo_labels", "apps.stock")
+ENDPOINTS += tuple(f"monailabel.endpoints.{name}" for name in ("datastore", "infer", "session"))
 
 
 @contextmanager

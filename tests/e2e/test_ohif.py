@@ -34,7 +34,7 @@ QUICK = {
     "val_interval": 3,
 }
 
-LARGE_TUMOURS = (35, 37, 23, 19, 15, 1, 39, 30)
+LARGE_TUMOURS = (35, 37, 23, 19, 15, 1, 39, 30, 12, 4, 3, 5)
 """Seeds of phantoms that a training of half a minute finds."""
 
 
@@ -207,7 +207,7 @@ def test_from_next_image_over_model_and_brush_to_a_seg_in_the_archive(site, brow
     assert seg.StudyInstanceUID == site.series()[image_id]
     assert {item.SegmentAlgorithmType for item in seg.SegmentSequence} == {"SEMIAUTOMATIC"}
     assert {item.SegmentAlgorithmName for item in seg.SegmentSequence} == {"segmentation"}
-    expect(page.locator("#al-progress")).to_contain_text("4 of 8 labelled · 1 by you", timeout=15 * SECONDS)
+    expect(page.locator("#al-progress")).to_contain_text("4 of 12 labelled · 1 by you", timeout=15 * SECONDS)
     history = site.server.get("/al/history").text
     assert f"labelled,{image_id},Ada,dropout_variance,1," in history
 
