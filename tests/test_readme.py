@@ -52,7 +52,7 @@ def test_the_options_table_is_what_the_server_takes():
     for name, shown in rows.items():
         value = getattr(ImageOptions() if name == "weights" else VolumeOptions(), name)
         expected = ",".join(value) if isinstance(value, tuple) else str(value).lower()
-        assert shown == expected or float(shown) == value
+        assert shown.lower() == expected.lower() or float(shown) == value
 
 
 def test_the_example_row_is_a_strategy():
@@ -86,7 +86,8 @@ RUN_ELSEWHERE = {
     ),
     "monailabel start_server --app apps/volume_segmentation --studies /data/hippocampus"
     " --conf labels anterior,posterior --conf strategy dropout_variance": "test_server.py",
-    "monailabel start_server --app apps/volume_segmentation --studies http://127.0.0.1:8042/dicom-web": "e2e",
+    "monailabel start_server --app apps/volume_segmentation --studies http://127.0.0.1:8042/dicom-web"
+    ' --host 127.0.0.1 --conf labels tumor --conf series "MR:t1.*post"': "e2e",
     'make simulate DATA=/data/hippocampus SIMULATE="--labels anterior,posterior'
     ' --strategies random,dropout_variance,core_set --seeds 3"': "tasks/test_simulation.py",
     'make simulate DATA=/data/slices SIMULATE="--app image_classification --labels LGG,HGG --group-by patient'

@@ -15,25 +15,21 @@ from tasks.images import IMAGE_PATTERNS
 
 
 class MaskRule:
-    """Takes masks which fit their image.
+    """Takes masks which fit their image; an image without any finding has an empty one.
 
     Args:
         names: foreground label names, value 1 first.
-        allow_empty: whether a mask without any finding is a label.
     """
 
-    def __init__(self, names: Sequence[str], allow_empty: bool = True) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         self._classes = len(names) + 1
-        self._allow_empty = allow_empty
 
     def __call__(self, label: Path, image: Path, info: Mapping[str, Any], folder: Path) -> Accepted:
         """Look at a mask: see :class:`tasks.datastore.rules.LabelRule`."""
         try:
-            mask = read_mask(label, self._classes, image)
+            read_mask(label, self._classes, image)
         except ImageError as error:
             raise LabelError(str(error).replace(str(label), "the label").replace(str(image), image.name)) from error
-        if not (self._allow_empty or mask.any()):
-            raise LabelError("the label is empty; the option allow_empty would take it")
         return Accepted(label)
 
 
@@ -43,14 +39,13 @@ class MaskFolder(StudiesFolder):
     Args:
         path: studies folder.
         names: foreground label names, value 1 first.
-        allow_empty: whether a mask without any finding is a label.
         **options: of :class:`tasks.datastore.folder.StudiesFolder`.
     """
 
     label_extensions = ("*.nrrd",)
 
-    def __init__(self, path: str, names: Sequence[str], allow_empty: bool = True, **options: Any) -> None:
-        super().__init__(path, extensions=IMAGE_PATTERNS, rule=MaskRule(names, allow_empty), **options)
+    def __init__(self, path: str, names: Sequence[str], **options: Any) -> None:
+        super().__init__(path, extensions=IMAGE_PATTERNS, rule=MaskRule(names), **options)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Store a mask.

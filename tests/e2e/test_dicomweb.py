@@ -43,7 +43,8 @@ def orthanc(tmp_path):
 @pytest.fixture
 def server(orthanc, tmp_path, monkeypatch):
     monkeypatch.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path / "kept"))
-    with Server(f"{orthanc.url}/dicom-web", tmp_path, preset="small", auto_train="false") as server:
+    conf = {"labels": "tumor", "series": "MR:t1.*post", "preset": "small", "auto_train": "false"}
+    with Server(f"{orthanc.url}/dicom-web", tmp_path, **conf) as server:
         yield server
 
 
