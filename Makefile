@@ -26,11 +26,12 @@ test: $(READY) lint
 	$(BIN)/python -m pytest -m "slow and not e2e"
 
 test-e2e: $(READY)
-	$(BIN)/python -m pytest -m e2e
+	$(BIN)/python -m pytest -m e2e --durations=15
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.scoring
 	$(BIN)/python -m benchmarks.selection
+	$(BIN)/python -m benchmarks.scale --images 3000 --stock-images 3000 --requests-each 10 --pause 0 --strategies random,dropout_variance
 
 simulate: $(READY) $(if $(filter sample_studies,$(DATA)),sample_studies/.ready)
 	$(BIN)/python -m tasks.simulation "$(DATA)" --out "$(OUT)" $(SIMULATE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import errno
 import ipaddress
 import json
@@ -119,6 +120,10 @@ def _no_json(_: Request, error: Exception) -> Response:
     return _answer(400, f"params is no JSON: {error}")
 
 
+def _too_slow(_: Request, error: Exception) -> Response:
+    return _answer(503, f"it took too long{f': {error}' if str(error) else ''}", **{"Retry-After": "60"})
+
+
 def _archive_away(_: Request, error: Exception) -> Response:
     return _answer(503, str(error), **{"Retry-After": "10"})
 
@@ -154,6 +159,8 @@ HANDLERS: dict[type[Exception], Callable[..., Any]] = {
     MONAILabelException: _refused,
     json.JSONDecodeError: _no_json,
     OperationalError: _database,
+    TimeoutError: _too_slow,
+    concurrent.futures.TimeoutError: _too_slow,  # another kind in Python 3.10
     OSError: _system,
     HTTPException: _http,
 }

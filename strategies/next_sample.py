@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -15,6 +16,8 @@ from strategies.rounds import Assignment, Rounds
 logger = logging.getLogger(__name__)
 
 ANONYMOUS = "anonymous"
+ANSWER_FIRST_SECONDS = 0.1
+"""Ordering a pool begins this much later than the request before it, so as not to slow down its answer."""
 
 
 class NextSample(Strategy):
@@ -39,6 +42,7 @@ class NextSample(Strategy):
             self._preparing = self._background.submit(self._prepare)
 
     def _prepare(self) -> None:
+        time.sleep(ANSWER_FIRST_SECONDS)
         try:
             self.rounds.prepare(self.strategy)
         except Exception:  # the request that needs the round will meet it again

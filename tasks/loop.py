@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from tasks.training import MINIMUM_LABELS
 
 logger = logging.getLogger(__name__)
 
+RETRY_SECONDS = 1800.0
+"""How long a job that failed is left alone while nothing has changed."""
 TRAIN = "train"
 SCORING = "scoring"
 
@@ -30,7 +33,7 @@ class Job:
     Attributes:
         kind: ``"train"`` or ``"scoring"``.
         names: trainers, or the scoring method, to run one after another.
-        key: what it is due for; a job that failed is not tried again before this changes.
+        key: what it is due for; a job that failed is not tried again at once before this changes.
     """
 
     kind: str
@@ -73,7 +76,7 @@ class ActiveLearningLoop:
         self.run = run
         self.settle = settle
         self.unfinished = unfinished
-        self._failed: set[tuple[str, str]] = set()
+        self._failed: dict[tuple[str, str], float] = {}
         self._wake = threading.Event()
 
     def next_job(self) -> Job | None:
@@ -81,14 +84,18 @@ class ActiveLearningLoop:
         version = self.registry.scoring_version()
         if version and (self.store.serving_version() != version or self.store.unscored(version) or self.unfinished()):
             job = Job(SCORING, (RECORDS,), f"{version}/{len(self.store.image_ids())}")
-            if (job.kind, job.key) not in self._failed:
+            if not self._has_failed(job):
                 return job
         labelled = self.store.labelled_count()
         if labelled < MINIMUM_LABELS:
             return None
         due = tuple(name for name in self.trainers if self._training_due(name, labelled))
         job = Job(TRAIN, due, str(labelled))
-        return job if due and (job.kind, job.key) not in self._failed else None
+        return job if due and not self._has_failed(job) else None
+
+    def _has_failed(self, job: Job) -> bool:
+        """Whether it failed a short while ago: what was missing, such as an archive, may be back later."""
+        return time.monotonic() - self._failed.get((job.kind, job.key), -RETRY_SECONDS) < RETRY_SECONDS
 
     def step(self) -> bool:
         """Run the next job that is due; returns whether there was one."""
@@ -100,7 +107,7 @@ class ActiveLearningLoop:
         for name in job.names:
             if not self.run(job.kind, name):
                 logger.error("%s %s failed; annotators keep working from the current order", job.kind, name)
-                self._failed.add((job.kind, job.key))
+                self._failed[job.kind, job.key] = time.monotonic()
                 break
         return True
 

@@ -234,6 +234,9 @@ class StudiesFolder(LocalDatastore):
                 except (LabelError, ImageError, ArchiveError) as error:
                     raise self._rejected(image_id, file, label_tag, label_info, error) from error
                 file, about = accepted.file, accepted.about
+            ending = self._to_id(file.name)[1]
+            if f"*{ending}" not in (*self._extensions, *self.label_extensions):
+                raise LabelError(f"{ending or 'a file without ending'} is no kind of label here")
             self.store_label(image_id, file, label_tag, {**label_info, **about})
         return image_id
 

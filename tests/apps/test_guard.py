@@ -120,6 +120,7 @@ BAD = [
     (400, put(tag="\x00")),
     # kinds and content of files
     (400, put(name="label.exe")),
+    (400, put(name="label.html", tag="original")),
     (400, put(name="label")),
     (400, put(name="label.py", content=b"import os")),
     (400, put(content=b"")),
