@@ -14,13 +14,15 @@ from monailabel.endpoints.user.auth import User
 from starlette.background import BackgroundTask
 
 from apps.routes import ANNOTATOR, READER
-from tasks.dicom.client import CONNECT_SECONDS, READ_SECONDS
+from tasks.dicom.client import CONNECT_SECONDS
 from tasks.files import reason
 
 logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix=f"{settings.MONAI_LABEL_API_STR}/proxy/dicom")
 
+READ_SECONDS = 15.0
+"""Longest silence of the archive while the browser waits."""
 _PASSED_BACK = ("content-type", "content-encoding", "content-length", "etag", "last-modified", "warning")
 _PASSED_ON = ("accept", "content-type")
 _PREFIXES = {"qido": "MONAI_LABEL_QIDO_PREFIX", "wado": "MONAI_LABEL_WADO_PREFIX", "stow": "MONAI_LABEL_STOW_PREFIX"}

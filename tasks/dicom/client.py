@@ -21,7 +21,7 @@ from tasks.files import ArchiveError, reason
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3.0
-READ_SECONDS = 30.0
+READ_SECONDS = 60.0
 """Longest silence of the archive in one answer."""
 PAGE = 500
 """Series asked for at once."""

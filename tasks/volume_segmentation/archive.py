@@ -12,9 +12,8 @@ import logging
 import tempfile
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,8 +41,12 @@ logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 60.0
 """How often the archive is looked at for new series and for labels of others."""
+SHARE = 20
+"""A large archive takes long to look at: the pause is at least this many times as long."""
 PATIENCE_SECONDS = 3600.0
 """How long a job waits for an archive that is away."""
+FETCHING_SECONDS = 10.0
+"""How long a request waits for a series to be fetched; fetching goes on after it."""
 SENDING_SECONDS = 5.0
 """How long a label's sender waits to hear that the archive has it; it is durable here before."""
 _LONGEST_PAUSE = 60.0
@@ -92,8 +95,8 @@ class ArchiveFolder(StudiesFolder):
         self._patience = PATIENCE_SECONDS if read_only else 0.0
         self._catalogue: dict[str, tuple[Series | None, ...]] | None = None
         self._elsewhere: set[str] = set()
-        self._fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._fetchers = ThreadPoolExecutor(2, thread_name_prefix="fetch")
+        self._fetching: dict[str, Future[None]] = {}
+        self._fetchers = ThreadPoolExecutor(4, thread_name_prefix="fetch")
         self._refreshing = threading.Lock()
         self._closed = threading.Event()
         self._outbox: Outbox | None = None
@@ -140,13 +143,16 @@ class ArchiveFolder(StudiesFolder):
             self._take_segmentations()
 
     def _look(self) -> None:
-        while not self._closed.wait(REFRESH_SECONDS):
+        pause = REFRESH_SECONDS
+        while not self._closed.wait(pause):
+            started = time.monotonic()
             try:
                 self.refresh()
             except ArchiveError as error:
-                logger.warning("%s; looking again in %.0f s", error, REFRESH_SECONDS)
+                logger.warning("%s", error)
             except Exception:  # the thread must outlive one failure
                 logger.exception("the archive could not be looked at")
+            pause = max(REFRESH_SECONDS, SHARE * (time.monotonic() - started))
 
     def _scan_images(self) -> dict[str, str]:
         known = self._datastore.objects if self._catalogue is None else self._catalogue
@@ -181,22 +187,35 @@ class ArchiveFolder(StudiesFolder):
             return ""
         file = self.image_file(image_id)
         if not file.exists():
-            with self._fetching[image_id]:
-                if not file.exists():
-                    self._patiently(lambda: self._fetch(image_id, file))
+            if self._read_only:
+                self._patiently(lambda: self._fetch(image_id, file))
+            else:
+                self._wait_for(self._fetch_soon(image_id, file), image_id)
         return str(file.resolve())
 
     def prefetch(self, image_id: str) -> None:
         """Fetch an image in the background: somebody will want it soon."""
+        file = self.image_file(image_id)
+        if not file.exists():
+            self._fetch_soon(image_id, file)
 
-        def fetch() -> None:
-            try:
-                self.get_image_uri(image_id)
-            except (ArchiveError, ImageError) as error:
-                logger.warning("%s", error)
+    def _fetch_soon(self, image_id: str, file: Path) -> Future[None]:
+        """Fetch in the background, once however many ask."""
+        with self._mutex:
+            running = self._fetching.get(image_id)
+            if running is None or running.done():
+                running = self._fetching[image_id] = self._fetchers.submit(self._fetch_unless_there, image_id, file)
+            return running
 
-        if not self.image_file(image_id).exists():
-            self._fetchers.submit(fetch)
+    def _fetch_unless_there(self, image_id: str, file: Path) -> None:
+        if not file.exists():
+            self._fetch(image_id, file)
+
+    def _wait_for(self, fetching: Future[None], image_id: str) -> None:
+        wait([fetching], FETCHING_SECONDS)
+        if not fetching.done():
+            raise ArchiveError(f"the archive {self.archive.url} is slow: {image_id} is being fetched, try again soon")
+        fetching.result()
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Raise :class:`ImageError`: images come from the archive."""

@@ -132,6 +132,7 @@ def test_the_archive_stops_and_starts_in_the_middle_of_everything(orthanc, serve
 
 
 def test_an_archive_that_hangs_holds_up_nobody(orthanc, server):
+    series = [row["SeriesInstanceUID"] for row in orthanc.series("MR")]
     orthanc.process.send_signal(signal.SIGSTOP)
     try:
         for name in ("ann", "ben", "eve"):
@@ -140,6 +141,10 @@ def test_an_archive_that_hangs_holds_up_nobody(orthanc, server):
             assert answer.status_code == 200
             assert server.get("/info/").status_code == 200
             assert time.monotonic() - started < 3
+        started = time.monotonic()
+        answers = [server.get(f"/datastore/image?image={uid}").status_code for uid in series[:1]]
+        assert answers == [503]
+        assert time.monotonic() - started < 15
     finally:
         orthanc.process.send_signal(signal.SIGCONT)
 

@@ -151,6 +151,27 @@ def test_twenty_who_want_the_same_series_fetch_it_once(archive, open_folder):
     assert archive.retrieved == [first]
 
 
+def test_a_slow_archive_is_not_waited_for_and_the_series_comes_nevertheless(archive, open_folder, monkeypatch):
+    monkeypatch.setattr(archive_module, "FETCHING_SECONDS", 0.05)
+    folder = open_folder()
+    first = folder.list_images()[0]
+    retrieve, go_on = archive.retrieve, threading.Event()
+
+    def slowly(series):
+        go_on.wait(10)
+        return retrieve(series)
+
+    monkeypatch.setattr(archive, "retrieve", slowly)
+    folder.prefetch(first)
+    for _ in range(3):
+        with pytest.raises(ArchiveError, match=r"is slow: .* is being fetched"):
+            folder.get_image_uri(first)
+    go_on.set()
+    wait(lambda: folder.image_file(first).exists())
+    assert folder.get_image_uri(first)
+    assert archive.retrieved == [first]
+
+
 def test_a_label_becomes_a_seg_at_once(archive, open_folder, tmp_path):
     folder = open_folder()
     first = folder.list_images()[0]
