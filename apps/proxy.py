@@ -8,8 +8,9 @@ from urllib.parse import unquote
 
 import httpx
 from fastapi import APIRouter, HTTPException, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from monailabel.config import settings
+from monailabel.endpoints.proxy import proxy_dicom
 from monailabel.endpoints.user.auth import User
 from starlette.background import BackgroundTask
 
@@ -29,19 +30,21 @@ _PREFIXES = {"qido": "MONAI_LABEL_QIDO_PREFIX", "wado": "MONAI_LABEL_WADO_PREFIX
 
 
 @router.get("/{service}/{path:path}", include_in_schema=False)
-async def read(request: Request, service: str, path: str, user: User = READER) -> StreamingResponse:
+async def read(request: Request, service: str, path: str, user: User = READER) -> Response:
     """Search and retrieve; the answer is passed on as it arrives, and a slow archive holds up nobody else."""
     return await _pass_on(request, service, path)
 
 
 @router.post("/{service}/{path:path}", include_in_schema=False)
-async def store(request: Request, service: str, path: str, user: User = ANNOTATOR) -> StreamingResponse:
+async def store(request: Request, service: str, path: str, user: User = ANNOTATOR) -> Response:
     """Store instances, as OHIF does when it exports a segmentation."""
     return await _pass_on(request, service, path)
 
 
-async def _pass_on(request: Request, service: str, path: str) -> StreamingResponse:
+async def _pass_on(request: Request, service: str, path: str) -> Response:
     url = archive_url(service, path)
+    if "googleapis.com" in url:
+        return await proxy_dicom(request, service, path)  # knows how to sign in there
     name, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
     # The environment's proxies and .netrc are for other servers.
     client = httpx.AsyncClient(

@@ -379,7 +379,7 @@ class StudiesFolder(LocalDatastore):
                     os.fsync(writer.fileno())
             if target.exists():
                 _link(target, before)
-            self._own.add(str(target))
+            self._ours(target)
             part.replace(target)
             try:
                 if durable:
@@ -395,8 +395,13 @@ class StudiesFolder(LocalDatastore):
             part.unlink(missing_ok=True)
             before.unlink(missing_ok=True)
 
+    def _ours(self, file: Path) -> None:
+        """What the watcher will tell of this file is our own doing."""
+        if self._auto_reload:
+            self._own.add(str(file))
+
     def _remove(self, file: Path) -> None:
-        self._own.add(str(file))
+        self._ours(file)
         file.unlink(missing_ok=True)
 
     def _keep_version(self, image_id: str, tag: str, label: DataModel | None) -> Path | None:
