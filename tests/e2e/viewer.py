@@ -104,13 +104,21 @@ class Viewer:
         box = self.page.locator(".cornerstone-viewport-element").first.bounding_box()
         assert box is not None
         x, y = box["x"] + box["width"] / 2 + dx, box["y"] + box["height"] / 2 + dy
+        before = self.drawn()
         mouse = self.page.mouse
         mouse.move(x, y)
         mouse.down()
         mouse.move(x + length / 2, y + 4, steps=6)
         mouse.move(x + length, y + 9, steps=6)
         mouse.up()
-        self.page.wait_for_timeout(1200)
+        wait_for(lambda: self.drawn() != before, 30)
+        wait_for(self._is_quiet, 30)
+
+    def _is_quiet(self) -> bool:
+        """Whether nothing is being drawn any more, and the panel has noticed."""
+        before = self.drawn()
+        self.page.wait_for_timeout(800)
+        return self.drawn() == before
 
     def submit(self) -> str:
         """Submit; returns the message, whatever it says."""
