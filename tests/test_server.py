@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from monailabel.client.client import MONAILabelClientException
 
 from strategies.store import Store
 from tests.server import ROOT, Server, wait_for
@@ -172,7 +174,11 @@ def test_a_label_with_undeclared_values_stops_training_with_the_name_of_the_file
         image = nibabel.load(bad["path"])
         file = tmp_path / "bad.nii.gz"
         nibabel.save(nibabel.Nifti1Image(np.full(image.shape, 7, np.uint8), image.affine), file)
-        server.client().save_label(bad["id"], str(file))
+        with pytest.raises(MONAILabelClientException, match=f"values 7; declared are 0 to {len(volumes.names)}"):
+            server.client().save_label(bad["id"], str(file))
+        # Put there by hand it is not looked at before a training.
+        shutil.copy(file, Path(server.studies) / "labels" / "final" / f"{bad['id']}.nii.gz")
+        assert server.post("/al/refresh").json()["completed"] == 4
         job = server.run("train", "segmentation", QUICK)
         assert job["status"] == "ERROR"
         assert f"{bad['id']}.nii.gz contains the values 7; declared are 0 to {len(volumes.names)}" in job["details"][-1]
