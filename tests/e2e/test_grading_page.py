@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from PIL import Image
 from playwright.sync_api import expect
 
+from tasks.classification.datastore import GradedFolder
 from tests.e2e.browser import Reader, chromium
 from tests.server import ROOT, Server
 
@@ -259,6 +260,5 @@ def test_with_authentication_on_the_page_asks_who_is_there(
         graded = reader.grade("1")
         assert stored(graded_studies) == {graded: slices.classes[0]}
         expect(reader.page.locator("#reader")).to_have_text("ada")
-        info = json.loads((graded_studies / "datastore_v2.json").read_text())["objects"][graded]["labels"]["final"]
-        assert info["info"]["client_id"] == "ada"
         reader.context.close()
+    assert GradedFolder(str(graded_studies)).get_label_info(graded, "final")["client_id"] == "ada"
