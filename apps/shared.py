@@ -278,6 +278,7 @@ class ActiveLearningApp:
         annotator = self.rounds.take_label(image_id, info.get("client_id"), details)
         logger.info("%s labelled by %s", image_id, annotator or "an unknown annotator")
         self.settle()
+        self._prepare_rounds()
         self.loop.wake()
         return {name: info[name] for name in TOLD if name in info}
 

@@ -7,7 +7,7 @@ import logging
 import threading
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,7 @@ class Plan:
     reason: str
     images: list[RoundImage]
     pseudo: list[PseudoLabel]
+    lost: set[str] = field(default_factory=set)
 
 
 class Rounds:
@@ -223,7 +224,16 @@ class Rounds:
                 session.delete(lease)
             session.flush()
             close_finished(session, image_id, time)
-            return annotator
+        self._spoil(image_id)
+        return annotator
+
+    def _spoil(self, image_id: str) -> None:
+        """An image is labelled: plans that have lost most of theirs are made again."""
+        for name, plan in list(self._plans.items()):
+            if any(image.image_id == image_id for image in plan.images):
+                plan.lost.add(image_id)
+                if 2 * len(plan.lost) > len(plan.images):
+                    self._plans.pop(name, None)
 
     def open_scored(self, strategy: QueryStrategy) -> None:
         """Open the strategy's first round under the serving model version, unless a request has done so already."""

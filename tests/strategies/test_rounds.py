@@ -196,3 +196,34 @@ def test_no_reader_and_no_later_round_gets_an_image_from_the_ends_of_the_ranking
     allowed = ids[4:36] if strategy == "entropy_kl" else ids[4:16]
     served = {rounds.next_image(CATALOGUE[strategy], f"reader{i}").image_id for i in range(len(allowed))}
     assert served == set(allowed)
+
+
+def test_a_round_is_ordered_ahead_and_again_once_most_of_it_is_gone(store, pool, rounds):
+    score(store, pool)
+    assert rounds.prepare(VARIANCE)
+    assert rounds.is_prepared(VARIANCE)
+    rounds.take_label(pool[0])
+    assert rounds.is_prepared(VARIANCE)
+    served = rounds.next_image(VARIANCE, "ann")
+    assert (served.image_id, served.round_size) == (pool[1], 3)  # what is left of the plan
+    assert rounds.prepare(VARIANCE)
+    for name in pool[4:7]:
+        rounds.take_label(name)
+    assert not rounds.is_prepared(VARIANCE)
+
+
+def test_a_plan_of_an_older_model_is_not_used(store, pool, rounds):
+    score(store, pool)
+    rounds.prepare(VARIANCE)
+    score(store, pool[::-1], "v2")
+    assert rounds.next_image(VARIANCE, "ann").image_id == pool[-1]
+
+
+def test_images_in_other_hands_count_as_annotated_for_what_should_be_unlike_them(store, pool, rounds):
+    score(store, pool)
+    dissimilar = CATALOGUE["dropout_variance_dissimilar"]
+    held = rounds.next_image(dissimilar, "ann")
+    with store.reading() as session:
+        pools = rounds._pools.pool(session, dissimilar, "v1", 2)
+    assert held.image_id not in pools.image_ids
+    assert len(pools.annotated) == 4  # the open round
