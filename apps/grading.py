@@ -11,7 +11,6 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import FileResponse
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import User
-from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.utils.app import app_instance
 from pydantic import BaseModel
 
@@ -19,6 +18,7 @@ from apps.pages import ONLY_OURS, WEB, Name
 from apps.routes import ANNOTATOR, READER, answers, client_of
 from strategies.answers import LABELLED, AnswerError
 from strategies.next_sample import reply
+from tasks.datastore.rules import FINAL
 from tasks.files import ImageError
 from tasks.images import PERCENTILES, read_image
 
@@ -107,7 +107,7 @@ def undo(body: UndoRequest, request: Request, user: User = ANNOTATOR) -> dict[st
     try:
         event = answers().last(client_id)
         if event.event == LABELLED:
-            app_instance().datastore().remove_label(event.image_id, DefaultLabelTag.FINAL.value)
+            app_instance().datastore().remove_label(event.image_id, FINAL)
         assignment = answers().undo(client_id)
     except AnswerError as error:
         raise HTTPException(status_code=409, detail=str(error)) from error

@@ -47,7 +47,7 @@ class UploadLimit:
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > self.largest:
-            await self._answer()(scope, receive, send)
+            await _answer(413, self._words(), Connection="close")(scope, receive, send)
             return
         received = 0
 
@@ -63,9 +63,6 @@ class UploadLimit:
 
     def _words(self) -> str:
         return f"the request is larger than {self.largest >> 20} MB, the option max_upload_mb"
-
-    def _answer(self) -> Response:
-        return JSONResponse({"detail": self._words()}, 413, {"Connection": "close"})
 
 
 def protect(server: FastAPI, routers: Sequence[APIRouter], largest_upload: int) -> None:
@@ -108,12 +105,9 @@ def _answer(status: int, words: str, **headers: str) -> Response:
     return JSONResponse({"detail": words}, status, headers or None)
 
 
-def _not_found(_: Request, error: Exception) -> Response:
-    return _answer(404, getattr(error, "msg", str(error)))
-
-
-def _refused(_: Request, error: Exception) -> Response:
-    return _answer(400, getattr(error, "msg", str(error)))
+def _says(status: int, **headers: str) -> Callable[[Request, Exception], Response]:
+    """A handler that answers with the error's own words."""
+    return lambda _, error: _answer(status, getattr(error, "msg", str(error)), **headers)
 
 
 def _no_json(_: Request, error: Exception) -> Response:
@@ -124,44 +118,39 @@ def _too_slow(_: Request, error: Exception) -> Response:
     return _answer(503, f"it took too long{f': {error}' if str(error) else ''}", **{"Retry-After": "60"})
 
 
-def _archive_away(_: Request, error: Exception) -> Response:
-    return _answer(503, str(error), **{"Retry-After": "10"})
+def _is_full(error: BaseException | None) -> bool:
+    """Whether an error means that the disk is full."""
+    if isinstance(error, OperationalError):
+        return "disk is full" in str(error)
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
-def _system(_: Request, error: Exception) -> Response:
-    if isinstance(error, OSError) and error.errno in _FULL:
-        logger.error("%s", error)
-        return _answer(507, _DISK_FULL)
-    raise error
-
-
-def _database(_: Request, error: Exception) -> Response:
-    if "disk is full" in str(error):
-        logger.error("%s", error)
-        return _answer(507, _DISK_FULL)
-    raise error
+def _machine(_: Request, error: Exception) -> Response:
+    if not _is_full(error):
+        raise error
+    logger.error("%s", error)
+    return _answer(507, _DISK_FULL)
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    cause = error.__cause__ or error.__context__
-    if isinstance(cause, OSError) and cause.errno in _FULL:  # while the body was being received
+    if _is_full(error.__cause__ or error.__context__):  # while the body was being received
         return _answer(507, _DISK_FULL)
     return await http_exception_handler(request, error)
 
 
 HANDLERS: dict[type[Exception], Callable[..., Any]] = {
-    LabelError: _refused,
-    ImageError: _refused,
-    ArchiveError: _archive_away,
-    ImageNotFoundException: _not_found,
-    LabelNotFoundException: _not_found,
-    MONAILabelException: _refused,
+    LabelError: _says(400),
+    ImageError: _says(400),
+    ArchiveError: _says(503, **{"Retry-After": "10"}),
+    ImageNotFoundException: _says(404),
+    LabelNotFoundException: _says(404),
+    MONAILabelException: _says(400),
     json.JSONDecodeError: _no_json,
-    OperationalError: _database,
+    OperationalError: _machine,
     TimeoutError: _too_slow,
     concurrent.futures.TimeoutError: _too_slow,  # another kind in Python 3.10
-    OSError: _system,
+    OSError: _machine,
     HTTPException: _http,
 }
 """Kind of error -> answer; the nearest kind counts."""

@@ -128,6 +128,11 @@ class ImageOptions(Options):
             raise ConfigurationError(f"option weights: there is no file {self.weights}")
 
 
+def is_remote(studies: str) -> bool:
+    """Whether the studies are an archive."""
+    return studies.startswith(("http://", "https://"))
+
+
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError(text)

@@ -14,8 +14,9 @@ from monailabel.endpoints.proxy import proxy_dicom
 from monailabel.endpoints.user.auth import User
 from starlette.background import BackgroundTask
 
+from apps.options import is_remote
 from apps.routes import ANNOTATOR, READER
-from tasks.dicom.client import CONNECT_SECONDS
+from tasks.dicom.client import CONNECT_SECONDS, credentials
 from tasks.files import reason
 
 logger = logging.getLogger(__name__)
@@ -45,11 +46,10 @@ async def _pass_on(request: Request, service: str, path: str) -> Response:
     url = archive_url(service, path)
     if "googleapis.com" in url:
         return await proxy_dicom(request, service, path)  # knows how to sign in there
-    name, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
     # The environment's proxies and .netrc are for other servers.
     client = httpx.AsyncClient(
         timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
-        auth=(name, password) if name and password else None,
+        auth=credentials(settings),
         trust_env=False,
     )
     headers = {key: value for key, value in request.headers.items() if key in _PASSED_ON}
@@ -84,7 +84,7 @@ def archive_url(service: str, path: str) -> str:
         HTTPException: 404 for a service that is none, or a path that leaves the DICOMweb root.
     """
     parts = unquote(unquote(path)).split("/")
-    if service not in _PREFIXES or not settings.MONAI_LABEL_STUDIES.startswith("http"):
+    if service not in _PREFIXES or not is_remote(settings.MONAI_LABEL_STUDIES):
         raise HTTPException(404, "there is no such archive")
     if ".." in parts or "\\" in path or "?" in path or "#" in path:
         raise HTTPException(404, "there is nothing outside of the archive")

@@ -17,15 +17,14 @@ from fastapi.responses import Response, StreamingResponse
 from monailabel.config import settings
 from monailabel.endpoints import datastore, infer
 from monailabel.endpoints.user.auth import RBAC, User
-from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import MONAILabelException
-from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.utils import processes
 
 from strategies.answers import Answers
 from strategies.next_sample import ANONYMOUS
 from strategies.store import Store
+from tasks.datastore.rules import FINAL
 from tasks.files import LONGEST_NAME
 from tasks.loop import SCORING, TRAIN
 
@@ -83,7 +82,7 @@ def save_label(
     background_tasks: BackgroundTasks,
     image: str,
     params: str = Form("{}"),
-    tag: str = DefaultLabelTag.FINAL.value,
+    tag: str = FINAL,
     label: UploadFile = File(...),  # noqa: B008
     user: User = ANNOTATOR,
 ) -> dict[str, Any]:
@@ -195,19 +194,16 @@ def progress(
     app = app_instance()
     model = app.current_model()
     job = next((kind for kind in (TRAIN, SCORING) if processes(kind)), "")
-    stats = next((stats for stats in map(_stats, app.trainers()) if not stats.get("total_time")), {})
+    trainings = (trainer.stats() for trainer in app.trainers()) if job == TRAIN else ()
+    stats: dict[str, Any] = next((stats for stats in trainings if not stats.get("total_time")), {})
     return {
         **vars(answers().progress(client_of(client_id, user, request))),
         "model": model.name if model else "",
         "model_version": model.version if model else "",
         "job": job,
-        "epoch": int(stats.get("epoch") or 0) if job == TRAIN else 0,
-        "epochs": int(stats.get("total_epochs") or 0) if job == TRAIN else 0,
+        "epoch": int(stats.get("epoch") or 0),
+        "epochs": int(stats.get("total_epochs") or 0),
     }
-
-
-def _stats(trainer: TrainTask) -> dict[str, Any]:
-    return dict(trainer.stats())
 
 
 @router.post("/al/refresh", tags=["ActiveLearning"])

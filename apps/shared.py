@@ -15,7 +15,7 @@ from typing import Any
 
 from fastapi import APIRouter, HTTPException
 from monailabel.config import settings
-from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.task import AsyncTask
@@ -24,12 +24,13 @@ from monailabel.utils.async_tasks.utils import processes
 from apps import pages, routes, stock
 from apps.authentication import accept_tokens
 from apps.guard import protect, warn_if_open
-from apps.options import ConfigurationError, Options, refuse
+from apps.options import ConfigurationError, Options, is_remote, refuse
 from strategies.catalogue import QueryStrategy, offered
 from strategies.next_sample import NextSample
 from strategies.rounds import Rounds
 from strategies.store import Model, Store
 from tasks.datastore.folder import Changes, StudiesFolder
+from tasks.datastore.rules import FINAL
 from tasks.files import reason
 from tasks.groups import DUPLICATES_TABLE, Grouping, read_grouping
 from tasks.hyperparameters import default_preset
@@ -42,11 +43,6 @@ ROUTERS = (routes.router, pages.router, stock.router)
 """Routes that every app has."""
 JOB_PROCESS = "ACTIVE_LEARNING_JOB"
 """Environment variable that the server sets for the training and scoring processes it starts."""
-
-
-def is_remote(studies: str) -> bool:
-    """Whether the studies are an archive."""
-    return studies.startswith(("http://", "https://"))
 
 
 def _kept_for(studies: str, app_dir: str) -> Path:
@@ -195,7 +191,7 @@ class ActiveLearningApp:
         """Images came or went, or were labelled without us."""
         self.store.change_images(changes)
         for image_id in (name for name, labelled in changes.items() if labelled):
-            info = self._datastore.get_label_info(image_id, DefaultLabelTag.FINAL.value)
+            info = self._datastore.get_label_info(image_id, FINAL)
             self.rounds.take_label(image_id, info.get("client_id"), {"source": "the studies, not a viewer"})
         self.settle()
 
@@ -242,7 +238,7 @@ class ActiveLearningApp:
         image = request.get("image")
         if isinstance(image, str) and not self._may_read(image):
             raise HTTPException(status_code=404, detail=f"there is no image {image!r}")
-        if request.get("label_tag") == DefaultLabelTag.FINAL.value:
+        if request.get("label_tag") == FINAL:
             raise HTTPException(status_code=400, detail="label_tag: a model's result is no final label")
         try:
             result: dict[str, Any] = super().infer(request, datastore)  # type: ignore[misc]
@@ -270,10 +266,9 @@ class ActiveLearningApp:
         Returns:
             What the sender is told.
         """
-        final = DefaultLabelTag.FINAL.value
-        if final not in self._datastore.get_labels_by_image_id(image_id):
+        if FINAL not in self._datastore.get_labels_by_image_id(image_id):
             return {}
-        info = self._datastore.get_label_info(label_id, final)
+        info = self._datastore.get_label_info(label_id, FINAL)
         details = {name: info[name] for name in KEPT_IN_HISTORY if name in info}
         annotator = self.rounds.take_label(image_id, info.get("client_id"), details)
         logger.info("%s labelled by %s", image_id, annotator or "an unknown annotator")

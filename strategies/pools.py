@@ -11,16 +11,24 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import orm
 
 from strategies.catalogue import Pool, QueryStrategy
-from strategies.store import Image, Lease, Record, Round, RoundImage, Scoring, Skip, Store, embedding_of
+from strategies.store import Image, Lease, Record, Round, RoundImage, Scoring, Skip, embedding_of
 
-Key = tuple[str, dt.datetime | None, int, bool]
-"""Model version, when its scoring was completed, number of records, and whether there are embeddings."""
+
+class Key(NamedTuple):
+    """What a table of records was read for: it is read again when this changes."""
+
+    model_version: str
+    completed_at: dt.datetime | None
+    records: int
+    embeddings: bool
+
 
 _CHUNK = 2000
 _SEPARATOR = "/"
@@ -73,14 +81,9 @@ class RecordTable:
 
 
 class Pools:
-    """Makes pools from a store; keeps the records of the last model version asked for.
+    """Makes pools; keeps the records of the last model version asked for."""
 
-    Args:
-        store: images, rounds, leases and records.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self) -> None:
         self._table: RecordTable | None = None
         self._lock = threading.Lock()
 
@@ -90,22 +93,14 @@ class Pools:
         Args:
             session: a consistent view of the store.
             strategy: row of the catalogue.
-            version: the serving model version, empty before the first.
+            version: the serving model version.
             round: number of this round among the scored ones.
 
         Returns:
             The pool; None if the strategy works from records and no image that is left has one: a cold start.
         """
-        busy = set(session.scalars(sa.select(Lease.image_id)))
-        open_images = set(
-            session.scalars(
-                sa.select(RoundImage.image_id).where(RoundImage.round_id.in_(open_rounds(strategy, version)))
-            )
-        )
         if not strategy.needs_records:
-            return Pool(self._unlabelled(session, version, busy | open_images), round=round)
-        if not version:
-            return None
+            return self.everything(session, strategy, version, round)
         table = self.table(session, version, strategy.embeddings)
         usable = np.ones(len(table.image_ids), dtype=bool)
         if strategy.score is not None:
@@ -114,7 +109,7 @@ class Pools:
         hidden = table.rows(session.scalars(sa.select(Image.image_id).where(~Image.present)))
         skipped = table.rows(session.scalars(sa.select(Skip.image_id)))
         free = usable & ~labelled & ~hidden & ~skipped
-        held = table.rows(busy | open_images)
+        held = table.rows(_promised(session, strategy, version))
         chosen = np.flatnonzero(free & ~held)
         if not len(chosen):
             return None
@@ -129,18 +124,15 @@ class Pools:
             round=round,
         )
 
-    def everything(self, session: orm.Session, strategy: QueryStrategy, version: str) -> Pool:
-        """All images that may be served, without records: for a cold start."""
-        open_images = sa.select(RoundImage.image_id).where(RoundImage.round_id.in_(open_rounds(strategy, version)))
-        busy = {*session.scalars(sa.select(Lease.image_id)), *session.scalars(open_images)}
-        return Pool(self._unlabelled(session, version, busy))
-
-    def _unlabelled(self, session: orm.Session, version: str, without: set[str]) -> tuple[str, ...]:
-        left_out = without | self.table(session, version, False).errors if version else without
+    def everything(self, session: orm.Session, strategy: QueryStrategy, version: str, round: int = 1) -> Pool:
+        """All images that may be served, without records: for a cold start, and for strategies that need none."""
+        left_out = _promised(session, strategy, version)
+        if version:
+            left_out |= self.table(session, version, False).errors
         # One text instead of a row per image: the database makes it without holding up other threads.
         text = session.scalar(sa.select(sa.func.aggregate_strings(Image.image_id, _SEPARATOR)).where(*waiting()))
         found = sorted(text.split(_SEPARATOR)) if text else []
-        return tuple(image_id for image_id in found if image_id not in left_out)
+        return Pool(tuple(image_id for image_id in found if image_id not in left_out), round=round)
 
     def table(self, session: orm.Session, version: str, embeddings: bool) -> RecordTable:
         """The records of a model version, read again only when they have changed."""
@@ -149,15 +141,22 @@ class Pools:
         count = session.scalar(sa.select(sa.func.count()).select_from(Record).where(Record.model_version == version))
         with self._lock:
             table = self._table
-            wanted = (version, completed, count or 0)
-            if table is None or table.key[:3] != wanted or embeddings > table.key[3]:
-                table = self._table = _read(session, (*wanted, embeddings))
+            wanted = Key(version, completed, count or 0, embeddings)
+            # A table with embeddings serves those who need none, too.
+            if table is None or table.key not in (wanted, wanted._replace(embeddings=True)):
+                table = self._table = _read(session, wanted)
             return table
+
+
+def _promised(session: orm.Session, strategy: QueryStrategy, version: str) -> set[str]:
+    """Images that annotators hold, or that are in an open round of the strategy."""
+    open_images = sa.select(RoundImage.image_id).where(RoundImage.round_id.in_(open_rounds(strategy, version)))
+    return {*session.scalars(sa.select(Lease.image_id)), *session.scalars(open_images)}
 
 
 def _read(session: orm.Session, key: Key) -> RecordTable:
     query = sa.select(Record.image_id, Record.scores, Record.class_entropies, Record.error)
-    if key[3]:
+    if key.embeddings:
         query = query.add_columns(Record.embedding)
     ids: list[str] = []
     scores: list[dict[str, float]] = []
@@ -165,14 +164,16 @@ def _read(session: orm.Session, key: Key) -> RecordTable:
     vectors: list[np.ndarray] = []
     errors = set()
     rows = session.execute(
-        query.where(Record.model_version == key[0]).order_by(Record.image_id).execution_options(yield_per=_CHUNK)
+        query.where(Record.model_version == key.model_version)
+        .order_by(Record.image_id)
+        .execution_options(yield_per=_CHUNK)
     )
     for row in rows:
         if row.error is not None:
             errors.add(row.image_id)
             continue
-        vector = embedding_of(row.embedding) if key[3] else None
-        if key[3] and vector is None:
+        vector = embedding_of(row.embedding) if key.embeddings else None
+        if key.embeddings and vector is None:
             continue
         ids.append(row.image_id)
         scores.append(row.scores)

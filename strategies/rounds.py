@@ -113,7 +113,7 @@ class Rounds:
         self.lease = dt.timedelta(minutes=lease_minutes)
         self.seed = seed
         self.clock = clock
-        self._pools = Pools(store)
+        self._pools = Pools()
         self._plans: dict[str, Plan] = {}
         self._planning = threading.Lock()
 

@@ -16,8 +16,8 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.train import TrainTask
 
 from apps import ohif, proxy
-from apps.options import VolumeOptions
-from apps.shared import ActiveLearningApp, is_remote
+from apps.options import VolumeOptions, is_remote
+from apps.shared import ActiveLearningApp
 from tasks.datastore.folder import StudiesFolder
 from tasks.dicom.client import Archive
 from tasks.dicom.selection import SeriesFilter

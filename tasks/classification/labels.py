@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from monailabel.interfaces.datastore import DefaultLabelTag
 from rich.console import Console
 
 from tasks.classification.datastore import GradedFolder
+from tasks.datastore.rules import FINAL
 from tasks.files import ImageError, image_id, read_table, split_names
 from tasks.groups import LABELS_TABLE
 
@@ -74,7 +74,7 @@ def import_labels(studies: Path, table: Path, classes: Sequence[str]) -> dict[st
             counts["kept"] += 1
         else:
             found[image] = row["label"]
-    datastore.import_classes(found, DefaultLabelTag.FINAL.value, {"client_id": table.name})
+    datastore.import_classes(found, FINAL, {"client_id": table.name})
     return {**counts, "imported": len(found)}
 
 

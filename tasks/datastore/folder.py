@@ -55,7 +55,6 @@ class StudiesFolder(LocalDatastore):
         path: studies folder.
         on_change: called with what has changed after images or labels came or went.
         extensions: patterns of image files.
-        label_extensions: patterns of label files beside those of images.
         rule: what a final label must fulfil.
         tags: tags that labels may be saved under; None allows any that can be a folder name.
         auto_reload: follow changes that others make in the folder.
@@ -63,6 +62,7 @@ class StudiesFolder(LocalDatastore):
     """
 
     label_extensions: tuple[str, ...] = ()
+    """Patterns of label files beside those of images."""
 
     def __init__(
         self,
@@ -510,7 +510,7 @@ class StudiesFolder(LocalDatastore):
 
 
 class _Difference:
-    """How files differ from what a folder knows. Looked for without the lock, so what is gone is looked at again."""
+    """How files differ from what a folder knows. They were listed without the lock: what is gone is looked at again."""
 
     def __init__(self, folder: StudiesFolder, images: dict[str, str], labels: dict[str, dict[str, str]]) -> None:
         self._objects = folder._datastore.objects
@@ -528,15 +528,17 @@ class _Difference:
             if name not in labels.get(tag, {})
             and not (folder.labels_folder / tag / folder._filename(name, label.ext)).exists()
         ]
-        self.labels: dict[tuple[str, str], DataModel] = {}
-        for tag, files in labels.items():
-            for name in files.keys() & known:
-                image = self._objects.get(name)
-                label = image.labels.get(tag) if image is not None else None
-                if label is None or label.ext != files[name]:
-                    noted = folder._index.find_label(name, tag)
-                    same = noted is not None and noted.ext == files[name]
-                    self.labels[name, tag] = noted if noted is not None and same else _found(name, files[name])
+        unknown = {
+            (name, tag): ending
+            for tag, files in labels.items()
+            for name, ending in files.items()
+            if name in known and self._ending(name, tag) != ending
+        }
+        noted = folder._index.labels() if unknown else {}
+        self.labels = {
+            key: noted[key] if key in noted and noted[key].ext == ending else _found(key[0], ending)
+            for key, ending in unknown.items()
+        }
         self.changes: dict[str, bool | None] = {}
         lost = set(self.lost)
         for name in {*self.images, *(name for name, _ in [*self.lost, *self.labels])}:
@@ -544,6 +546,11 @@ class _Difference:
             there = image is not None and FINAL in image.labels and (name, FINAL) not in lost
             self.changes[name] = there or (name, FINAL) in self.labels
         self.changes.update(dict.fromkeys(self.gone))
+
+    def _ending(self, name: str, tag: str) -> str | None:
+        """Ending of a label that is known, None if it is not."""
+        label = self._objects[name].labels.get(tag) if name in self._objects else None
+        return None if label is None else label.ext
 
     def write(self, change: IndexChange) -> None:
         """Write it to the index."""

@@ -113,17 +113,18 @@ class Index:
                 row.image_id: construct(image=DataModel.model_construct(ext=row.ext, info=row.info), labels={})
                 for row in connection.execute(sa.select(_IMAGES).order_by(_IMAGES.c.image_id))
             }
-            for row in connection.execute(sa.select(_LABELS)):
-                if row.image_id in objects:
-                    objects[row.image_id].labels[row.tag] = DataModel.model_construct(ext=row.ext, info=row.info)
+        for (image_id, tag), label in self.labels().items():
+            if image_id in objects:
+                objects[image_id].labels[tag] = label
         return objects
 
-    def find_label(self, image_id: str, tag: str) -> DataModel | None:
-        """A label, as another process may have noted it."""
-        query = sa.select(_LABELS).where(_LABELS.c.image_id == image_id, _LABELS.c.tag == tag)
+    def labels(self) -> dict[tuple[str, str], DataModel]:
+        """All labels by image id and tag: also those of images that are gone, and what another process has noted."""
         with self._engine.connect().execution_options(**READ_ONLY) as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else DataModel.model_construct(ext=row.ext, info=row.info)
+            return {
+                (row.image_id, row.tag): DataModel.model_construct(ext=row.ext, info=row.info)
+                for row in connection.execute(sa.select(_LABELS))
+            }
 
     @contextmanager
     def change(self) -> Iterator[IndexChange]:

@@ -54,14 +54,13 @@ class Archive:
     Args:
         url: its root.
         settings: MONAI Label's settings, for credentials and prefixes.
-        read_seconds: longest silence in one answer.
     """
 
-    def __init__(self, url: str, settings: Settings, read_seconds: float = READ_SECONDS) -> None:
+    def __init__(self, url: str, settings: Settings) -> None:
         self.url = url.rstrip("/")
         self._client = DICOMwebClientX(
             url=self.url,
-            session=_session(self.url, settings, read_seconds),
+            session=_session(self.url, settings),
             qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
             wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
             stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
@@ -133,26 +132,28 @@ def _explaining(words: str) -> Iterator[None]:
 class _Timeouts(HTTPAdapter):
     """Gives every request its time limits."""
 
-    def __init__(self, read_seconds: float) -> None:
-        self._timeout = (CONNECT_SECONDS, read_seconds)
-        super().__init__()
-
     def send(self, request: Any, **options: Any) -> requests.Response:  # type: ignore[override]
-        options["timeout"] = options.get("timeout") or self._timeout
+        options["timeout"] = options.get("timeout") or (CONNECT_SECONDS, READ_SECONDS)
         return super().send(request, **options)
 
 
-def _session(url: str, settings: Settings, read_seconds: float) -> requests.Session:
+def credentials(settings: Settings) -> tuple[str, str] | None:
+    """Name and password for the archive, None where it asks for none."""
     name = settings.MONAI_LABEL_DICOMWEB_USERNAME or settings.MONAI_LABEL_DATASTORE_USERNAME
     password = settings.MONAI_LABEL_DICOMWEB_PASSWORD or settings.MONAI_LABEL_DATASTORE_PASSWORD
+    return (name, password) if name and password else None
+
+
+def _session(url: str, settings: Settings) -> requests.Session:
+    signed_in = credentials(settings)
     make: Callable[[], requests.Session] = requests.Session
     if "googleapis.com" in url:
         make = create_session_from_gcp_credentials
-    elif name and password:
-        make = partial(create_session_from_user_pass, name, password)
+    elif signed_in is not None:
+        make = partial(create_session_from_user_pass, *signed_in)
     session = make()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, _Timeouts(read_seconds))
+        session.mount(scheme, _Timeouts())
     return session
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from tasks.datastore.rules import Accepted
 from tasks.files import ImageError, LabelError, reading
 from tasks.segmentation.labels import check_values, load
-from tasks.volume_segmentation.geometry import Grid, onto, read_grid
+from tasks.volume_segmentation.geometry import Grid, onto, read_grid, sides
 from tasks.volume_segmentation.volumes import IMAGE_ENDINGS
 
 RAW = ".bin"
@@ -102,7 +102,7 @@ def _read(label: Path) -> tuple[np.ndarray, Grid]:
         raise ImageError(f"{label} is no {', '.join((*IMAGE_ENDINGS, RAW))} file")
     volume = load(label)
     if volume.ndim != 4 or volume.shape[0] != 1:
-        raise ImageError(f"{label} is not one volume: {'x'.join(map(str, volume.shape))}")
+        raise ImageError(f"{label} is not one volume: {sides(volume.shape)}")
     values = volume[0].numpy()
     return np.asarray(values), Grid(tuple(values.shape), np.asarray(volume.affine, dtype=float))
 
@@ -111,6 +111,6 @@ def _read_raw(label: Path, image: Grid) -> tuple[np.ndarray, Grid]:
     with reading(label):
         values = np.fromfile(label, dtype=np.uint8)
     if values.size != np.prod(image.shape):
-        sides = "x".join(map(str, image.shape))
-        raise ImageError(f"{label} has {values.size} bytes; one per voxel of the image, {sides}, were expected")
+        expected = f"one per voxel of the image, {sides(image.shape)}, were expected"
+        raise ImageError(f"{label} has {values.size} bytes; {expected}")
     return values.reshape(image.shape, order="F"), image

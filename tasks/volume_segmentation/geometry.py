@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def onto(label: np.ndarray, grid: Grid, image: Grid) -> tuple[np.ndarray, str]:
         grid.affine @ inv_ornt_aff(turn, grid.shape),
     )
     if turned.shape != image.shape:
-        raise LabelError(f"the label has {_sides(grid.shape)} voxels, its image {_sides(image.shape)}")
+        raise LabelError(f"the label has {sides(grid.shape)} voxels, its image {sides(image.shape)}")
     if not np.allclose(turned.spacing, image.spacing, rtol=0.01):
         raise LabelError(f"the label has voxels of {_mm(turned.spacing)} mm, its image {_mm(image.spacing)} mm")
     reordered = np.ascontiguousarray(apply_orientation(label, turn))
@@ -117,7 +118,8 @@ def onto(label: np.ndarray, grid: Grid, image: Grid) -> tuple[np.ndarray, str]:
     return affine_transform(reordered, pull, output_shape=image.shape, order=0), "resampled to the image's direction"
 
 
-def _sides(shape: tuple[int, ...]) -> str:
+def sides(shape: Sequence[int]) -> str:
+    """A shape in words, such as ``7x6x5``."""
     return "x".join(map(str, shape))
 
 

@@ -30,3 +30,10 @@ def over_http(app: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]
     server.router.routes[:] = routes
     server.user_middleware[:], server.exception_handlers = before
     server.middleware_stack = None
+
+
+@pytest.fixture
+def http(app, monkeypatch):
+    """A client of the module's ``app``."""
+    with over_http(app, monkeypatch) as client:
+        yield client

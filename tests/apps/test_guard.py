@@ -12,7 +12,6 @@ from sqlalchemy.exc import OperationalError
 
 from apps.guard import warn_if_open
 from tasks.files import ArchiveError
-from tests.apps.conftest import over_http
 from tests.server import APP
 from tests.tiny import write_volume
 
@@ -43,12 +42,6 @@ def app(folder, monkeypatch):
     app = app_instance(str(APP), str(folder), conf)
     yield app
     app.store.close()
-
-
-@pytest.fixture
-def http(app, monkeypatch):
-    with over_http(app, monkeypatch) as client:
-        yield client
 
 
 def everything(folder) -> dict[str, bytes]:

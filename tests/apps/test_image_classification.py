@@ -12,7 +12,6 @@ from apps.grading import for_the_screen
 from apps.options import ConfigurationError
 from strategies.store import Event
 from tasks.images import read_image
-from tests.apps.conftest import over_http
 from tests.server import ROOT
 from tests.tasks.classification.conftest import QUICK, write_discs
 
@@ -42,12 +41,6 @@ def make(truth, tmp_path, monkeypatch):
 @pytest.fixture
 def app(make):
     return make()
-
-
-@pytest.fixture
-def http(app, monkeypatch):
-    with over_http(app, monkeypatch) as client:
-        yield client
 
 
 def grade(http, image: str, label: str = "disc", reader: str = "ann", file: bytes = b"", **params):

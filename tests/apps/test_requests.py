@@ -9,7 +9,6 @@ import pytest
 from monailabel.interfaces.utils.app import app_instance
 from PIL import Image
 
-from tests.apps.conftest import over_http
 from tests.server import ROOT
 from tests.tasks.image_segmentation.conftest import QUICK, write_picture
 
@@ -38,12 +37,6 @@ def app(folder, monkeypatch):
     )
     yield app
     app.store.close()
-
-
-@pytest.fixture
-def http(app, monkeypatch):
-    with over_http(app, monkeypatch) as client:
-        yield client
 
 
 def files(folder: Path) -> set[str]:
