@@ -135,6 +135,9 @@ def measure(studies: Path, folder: Path, preset: str, passes: int, device: str) 
         def list_images(self) -> list[str]:
             return [self.image_id]
 
+        def image_file(self, image_id: str) -> Path:
+            return datastore.image_file(image_id)
+
         def get_image_uri(self, image_id: str) -> str:
             return datastore.get_image_uri(image_id)
 
