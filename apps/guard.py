@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import requests
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import JSONResponse, Response
@@ -20,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from apps.sign_in import SignedIn, instead_of
 from tasks.files import ArchiveError, ImageError, LabelError
 
 logger = logging.getLogger(__name__)
@@ -76,6 +78,8 @@ def protect(server: FastAPI, routers: Sequence[APIRouter], largest_upload: int) 
     server.router.routes[:0] = [route for router in routers for route in router.routes]
     server.middleware_stack = None  # was built to tell the application that it starts; the first request builds ours
     server.add_middleware(UploadLimit, largest=largest_upload)
+    if settings.MONAI_LABEL_AUTH_ENABLE:
+        server.add_middleware(SignedIn)
     for kind, handler in HANDLERS.items():
         server.add_exception_handler(kind, handler)
 
@@ -114,6 +118,11 @@ def _no_json(_: Request, error: Exception) -> Response:
     return _answer(400, f"params is no JSON: {error}")
 
 
+def _realm_away(_: Request, error: Exception) -> Response:
+    logger.error("the sign-in service does not answer: %s", error)
+    return _answer(503, "the sign-in service does not answer", **{"Retry-After": "10"})
+
+
 def _too_slow(_: Request, error: Exception) -> Response:
     return _answer(503, f"it took too long{f': {error}' if str(error) else ''}", **{"Retry-After": "60"})
 
@@ -136,6 +145,8 @@ async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if _is_full(error.__cause__ or error.__context__):  # while the body was being received
         return _answer(507, _DISK_FULL)
+    if error.status_code == 401 and (page := instead_of(request)) is not None:
+        return page
     return await http_exception_handler(request, error)
 
 
@@ -151,6 +162,7 @@ HANDLERS: dict[type[Exception], Callable[..., Any]] = {
     TimeoutError: _too_slow,
     concurrent.futures.TimeoutError: _too_slow,  # another kind in Python 3.10
     OSError: _machine,
+    requests.RequestException: _realm_away,  # the archive's become ArchiveError
     HTTPException: _http,
 }
 """Kind of error -> answer; the nearest kind counts."""

@@ -22,6 +22,7 @@ router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
 
 SHIPPED = Path(monailabel.endpoints.ohif.__file__).parent / "static" / "ohif"
 CONFIG = "app-config.js"
+PAGE = "index.html"
 _ASSIGNMENT = "window.config ="
 _PANEL = """
 // The configuration as a function: OHIF gives it its services, and our panel works through them.
@@ -66,8 +67,10 @@ def viewer(path: str, user: User = READER) -> FileResponse:
     file = (SHIPPED / path).resolve()
     if not file.is_relative_to(SHIPPED.resolve()):
         raise HTTPException(status_code=404, detail="there is no such file")
-    file = file if file.is_file() else SHIPPED / "index.html"
-    return FileResponse(file, media_type=get_mime_type(str(file)))
+    if file.is_file() and file.name != PAGE:
+        return FileResponse(file, media_type=get_mime_type(str(file)))
+    # A kept page would be shown to who is not signed in any longer.
+    return FileResponse(SHIPPED / PAGE, headers={"Cache-Control": "no-cache"})
 
 
 @router.post("/al/viewer", include_in_schema=False)

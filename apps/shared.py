@@ -21,7 +21,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes
 
-from apps import pages, routes, stock
+from apps import pages, routes, sign_in, stock
 from apps.authentication import accept_tokens
 from apps.guard import protect, warn_if_open
 from apps.options import ConfigurationError, Options, is_remote, refuse
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 ROUTERS = (routes.router, pages.router, stock.router)
 """Routes that every app has."""
+SIGN_IN = (sign_in.router,) if settings.MONAI_LABEL_AUTH_ENABLE else ()
+"""Routes that every app has with authentication."""
 JOB_PROCESS = "ACTIVE_LEARNING_JOB"
 """Environment variable that the server sets for the training and scoring processes it starts."""
 
@@ -283,7 +285,7 @@ class ActiveLearningApp:
         os.environ[JOB_PROCESS] = "1"
         from monailabel.app import app as server
 
-        protect(server, [*ROUTERS, *self.routers], self.options.max_upload_mb << 20)
+        protect(server, [*ROUTERS, *SIGN_IN, *self.routers], self.options.max_upload_mb << 20)
         warn_if_open(sys.argv[1:])
         super().on_init_complete()  # type: ignore[misc]
         self._prepare_rounds()

@@ -22,6 +22,12 @@ LARGEST_UNPACKED = 8 << 30
 """Bytes of a session's files after unpacking."""
 
 
+@router.post("/reload", include_in_schema=False)
+def reload(user: User = ADMIN) -> None:
+    """MONAI Label would forget the running app and build another one beside it, whoever asks."""
+    raise HTTPException(status_code=404, detail="the app cannot be loaded again: restart the server")
+
+
 @router.post("/infer/wsi/{model}", include_in_schema=False)
 @router.post("/infer/wsi_v2/{model}", include_in_schema=False)
 def whole_slides(model: str, user: User = READER) -> None:

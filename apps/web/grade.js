@@ -119,7 +119,7 @@ async function toggleOpinion() {
   }
 }
 
-// The server may be away for a while, or want to know who is there
+// The server may be away for a while
 
 async function persistent(action) {
   for (;;) {
@@ -129,7 +129,6 @@ async function persistent(action) {
       return result;
     } catch (error) {
       if (error instanceof server.Unreachable) await away();
-      else if (error.status === 401) await signIn();
       else throw error;
     }
   }
@@ -150,20 +149,6 @@ async function away() {
 
 function connected() {
   if (at("notice").dataset.kind === "away") notice("");
-}
-
-async function signIn() {
-  for (;;) {
-    await dialog(at("login-dialog"));
-    try {
-      await server.signIn(at("username").value, at("password").value);
-      at("login-error").textContent = "";
-      at("password").value = "";
-      return;
-    } catch (error) {
-      at("login-error").textContent = "That did not work. Check user name and password.";
-    }
-  }
 }
 
 // What is written on the page
@@ -273,8 +258,9 @@ async function askName() {
   at("reader").textContent = state.reader;
 }
 
+/** Another reader; who is signed in signs out. */
 async function changeReader() {
-  if (state.session.user) return;
+  if (state.session.user) return server.signOut();
   const before = state.reader;
   await askName();
   if (state.reader !== before) await work();

@@ -10,6 +10,7 @@ const ERASER = 'CircularEraser';
 const UNDO_STEPS = 30;
 const QUIET_MS = 200; // after the last change of the voxels a stroke is over
 const POLL_MS = 5000;
+const SIGN_IN = '/al/sign-in?next=/ohif/';
 const REASONS = ['Poor image quality', 'Wrong series', 'I am not sure'];
 
 const root = document.createElement('section');
@@ -26,6 +27,12 @@ const history = { known: null, steps: [] };
 
 // Server
 
+class SignedOut extends Error {
+  constructor() {
+    super('You are no longer signed in. What you drew is still here: sign in in another tab, then try again.');
+  }
+}
+
 async function ask(path, options = {}) {
   let response;
   try {
@@ -33,6 +40,7 @@ async function ask(path, options = {}) {
   } catch {
     throw new Error('The server cannot be reached. What you drew is still here.');
   }
+  if (response.status === 401) throw new SignedOut();
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(typeof body.detail === 'string' ? body.detail : `The server answered ${response.status}.`);
   return body;
@@ -53,6 +61,7 @@ function element(tag, properties = {}, ...children) {
 
 const view = {
   reader: element('input', { id: 'al-reader', type: 'text', maxLength: 200, placeholder: 'Your name', autocomplete: 'off' }),
+  signOut: element('button', { id: 'al-sign-out', type: 'button', textContent: 'Sign out', hidden: true }),
   strategy: element('select', { id: 'al-strategy', title: 'How the next image is chosen' }),
   next: element('button', { id: 'al-next', type: 'button', textContent: 'Next image' }),
   why: element('p', { id: 'al-why' }),
@@ -76,7 +85,7 @@ function build() {
   const row = (...nodes) => element('div', { className: 'al-row' }, ...nodes);
   root.append(
     element('h2', { textContent: 'Annotate' }),
-    row(view.reader),
+    row(view.reader, view.signOut),
     row(view.strategy, view.next),
     view.why,
     row(view.skipReason, view.skip, reasons),
@@ -91,6 +100,7 @@ function build() {
   for (const type of ['keydown', 'keyup', 'keypress']) root.addEventListener(type, event => event.stopPropagation());
   view.reader.value = store.reader;
   view.reader.onchange = () => { store.reader = view.reader.value.trim(); refresh(); };
+  view.signOut.onclick = () => working(signOut);
   view.strategy.onchange = () => { store.strategy = view.strategy.value; };
   view.next.onclick = () => working(nextImage);
   view.skip.onclick = () => working(skip);
@@ -102,9 +112,14 @@ function build() {
   view.size.oninput = resize;
 }
 
-function say(words, kind = 'info') {
-  view.notice.textContent = words;
+function say(words, kind = 'info', ...more) {
+  view.notice.replaceChildren(words, ...more);
   view.notice.dataset.kind = kind;
+}
+
+function complain(error) {
+  const link = () => element('a', { href: SIGN_IN, target: '_blank', textContent: ' Sign in' });
+  say(error.message, 'error', ...(error instanceof SignedOut ? [link()] : []));
 }
 
 async function working(action) {
@@ -114,7 +129,7 @@ async function working(action) {
   try {
     await action();
   } catch (error) {
-    say(error.message, 'error');
+    complain(error);
   } finally {
     state.busy = false;
     for (const button of [view.next, view.skip, view.submit]) button.disabled = false;
@@ -162,8 +177,10 @@ function showWhy() {
 
 // What a reader does
 
+const mayLeave = () => !state.edited || window.confirm('What you drew is not submitted. Leave it?');
+
 async function nextImage() {
-  if (state.edited && !window.confirm('What you drew is not submitted. Leave it?')) return;
+  if (!mayLeave()) return;
   const sample = await post(`/activelearning/${encodeURIComponent(view.strategy.value)}`, client());
   if (!sample.id) {
     say('No image is left: all are labelled, skipped, or with other readers.');
@@ -176,6 +193,13 @@ async function nextImage() {
   address.searchParams.set('StudyInstanceUIDs', sample.StudyInstanceUID);
   address.searchParams.set('initialSeriesInstanceUID', sample.SeriesInstanceUID);
   location.assign(address);
+}
+
+async function signOut() {
+  if (!mayLeave()) return;
+  await ask('/al/sign-out', { method: 'POST' });
+  state.edited = false;
+  location.assign(SIGN_IN);
 }
 
 async function skip() {
@@ -415,6 +439,7 @@ async function open() {
   if (state.session.user) {
     view.reader.value = store.reader = state.session.user;
     view.reader.readOnly = true;
+    view.signOut.hidden = false;
   }
 }
 
@@ -438,7 +463,7 @@ export async function start(servicesManager) {
     window.addEventListener('pointerdown', () => { drawing = true; }, true);
     for (const end of ['pointerup', 'pointercancel', 'blur']) window.addEventListener(end, () => { drawing = false; }, true);
     window.addEventListener('beforeunload', event => { if (state.edited) event.preventDefault(); });
-    await open().catch(error => say(error.message, 'error'));
+    await open().catch(complain);
     setInterval(attach, 300);
     setInterval(refresh, POLL_MS);
     refresh();

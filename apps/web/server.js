@@ -3,34 +3,27 @@
 const base = location.pathname.replace(/al\/grade\/?$/, "");
 const OUTBOX = "active-learning.outbox";
 const REFUSED = "active-learning.refused";
-const TOKEN = "active-learning.token";
 const TIMEOUT_MS = 30000;
 
 /** The server cannot be reached, or is not able to answer now: worth another try. */
 export class Unreachable extends Error {}
 
 /** The server understood and said no. */
-export class Refused extends Error {
-  constructor(message, status) {
-    super(message);
-    this.status = status;
-  }
-}
+export class Refused extends Error {}
 
 async function request(path, options = {}) {
-  const token = sessionStorage.getItem(TOKEN);
-  const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
   let response;
   try {
-    response = await fetch(base + path, { ...options, headers, signal: AbortSignal.timeout(TIMEOUT_MS) });
+    response = await fetch(base + path, { ...options, signal: AbortSignal.timeout(TIMEOUT_MS) });
   } catch (error) {
     throw new Unreachable(error.message);
   }
   if (response.ok) return response;
+  if (response.status === 401) return signIn();
   const body = await response.json().catch(() => ({}));
   const detail = typeof body.detail === "string" ? body.detail : JSON.stringify(body.detail ?? response.statusText);
   if (response.status >= 500 || response.status === 408 || response.status === 429) throw new Unreachable(detail);
-  throw new Refused(detail, response.status);
+  throw new Refused(detail);
 }
 
 const json = async (path, options) => (await request(path, options)).json();
@@ -57,10 +50,15 @@ export async function opinion(model, image) {
   return (await json(path, { method: "POST", body: form })).probabilities;
 }
 
-export async function signIn(username, password) {
-  const form = new URLSearchParams({ username, password });
-  const { access_token } = await json("auth/token", { method: "POST", body: form });
-  sessionStorage.setItem(TOKEN, access_token);
+/** Leave for the page to sign in; it comes back here, and what is kept is sent then. */
+function signIn() {
+  location.assign(`${base}al/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`);
+  return new Promise(() => {}); // nothing goes on here
+}
+
+export async function signOut() {
+  await request("al/sign-out", { method: "POST" });
+  return signIn();
 }
 
 // Answers
@@ -92,7 +90,7 @@ export async function flush() {
     try {
       await send(answer);
     } catch (error) {
-      if (!(error instanceof Refused) || error.status === 401) throw error;
+      if (!(error instanceof Refused)) throw error;
       refused.push({ ...answer, error: error.message });
       write(REFUSED, [...read(REFUSED), { ...answer, error: error.message }]);
     }

@@ -187,6 +187,7 @@ BAD = [
     (422, post("/al/skip", json={"image": "image0", "reason": "x" * 2000})),
     (422, post("/al/skip", content=b"\xff\xfe", headers={"Content-Type": "application/json"})),
     (409, post("/al/restore", json={"image": "image0"})),
+    (404, post("/reload")),
     (404, {"method": "DELETE", "url": "/datastore/label", "params": {"id": "image0", "tag": "final"}}),
     (404, {"method": "DELETE", "url": "/datastore/image", "params": {"id": "../x"}}),
     (404, {"method": "PUT", "url": "/datastore/image/info", "params": {"image": "nothing"}, "data": {"info": "{}"}}),

@@ -5,9 +5,9 @@ import importlib
 import pytest
 from monailabel.endpoints.user.auth import RBAC
 
-MODULES = ("routes", "pages", "stock", "grading", "pseudo_labels", "ohif", "proxy")
-OPEN = {"/al/grade", "/al/web/{name}"}
-"""Pages without any data; everything they ask for needs a role."""
+MODULES = ("routes", "pages", "stock", "grading", "pseudo_labels", "ohif", "proxy", "sign_in")
+OPEN = {"/al/grade", "/al/web/{name}", "/al/sign-in", "/al/sign-out", "/auth/token"}
+"""Pages without any data, whose requests need a role; and how one gets a role."""
 
 
 @pytest.mark.parametrize("module", MODULES)

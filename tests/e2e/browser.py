@@ -40,6 +40,14 @@ def chromium(*more: str) -> Iterator[Browser]:
         browser.close()
 
 
+def sign_in(page: Page, name: str, password: str) -> None:
+    """Fill in the page to sign in, and leave it."""
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible(timeout=30 * SECONDS)
+    page.fill("[name=username]", name)
+    page.fill("[name=password]", password)
+    page.get_by_role("button", name="Sign in").click()
+
+
 class Reader:
     """One reader in a browser context of their own, working by keyboard."""
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
-import jwt
 import numpy as np
 import pytest
 import requests
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 from PIL import Image
 from playwright.sync_api import expect
 
 from tasks.classification.datastore import GradedFolder
-from tests.e2e.browser import Reader, chromium
+from tests.e2e.browser import Reader, chromium, sign_in
+from tests.realm import realm
 from tests.server import ROOT, Server
 
 pytestmark = pytest.mark.e2e
@@ -194,71 +189,24 @@ def test_a_tablet_can_grade_by_touch(server, browser, graded_studies, slices):
     reader.context.close()
 
 
-@pytest.fixture
-def realm():
-    """A small OpenID realm: its public key, and tokens for ``ada`` with the password ``secret``."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    pem = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    public = "".join(pem.decode().strip().splitlines()[1:-1])
-
-    class Handler(BaseHTTPRequestHandler):
-        def reply(self, status: int, content: dict) -> None:
-            body = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_GET(self) -> None:
-            base = f"http://127.0.0.1:{self.server.server_port}"
-            is_configuration = self.path.endswith("openid-configuration")
-            self.reply(200, {"token_endpoint": f"{base}/token"} if is_configuration else {"public_key": public})
-
-        def do_POST(self) -> None:
-            form = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            if "password=secret" not in form:
-                self.reply(401, {"error": "invalid_grant"})
-                return
-            token = {
-                "preferred_username": "ada",
-                "email": "ada@example.org",
-                "name": "Ada",
-                "realm_access": {"roles": ["monailabel-user", "monailabel-annotator"]},
-                "exp": dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1),
-            }
-            self.reply(200, {"access_token": jwt.encode(token, key, algorithm="RS256"), "token_type": "bearer"})
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    service = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=service.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{service.server_port}"
-    service.shutdown()
-
-
-def test_with_authentication_on_the_page_asks_who_is_there(
-    graded_studies, slices, tmp_path, browser, realm, monkeypatch
-):
-    monkeypatch.setenv("MONAI_LABEL_AUTH_ENABLE", "true")
-    monkeypatch.setenv("MONAI_LABEL_AUTH_REALM_URI", realm)
+def test_with_authentication_on_the_page_asks_who_is_there(graded_studies, slices, tmp_path, browser, monkeypatch):
     conf = {"labels": ",".join(slices.classes), "preset": "small", "auto_train": "false"}
-    with Server(graded_studies, tmp_path, app=APP, **conf) as server:
+    with realm(monkeypatch), Server(graded_studies, tmp_path, app=APP, **conf) as server:
         for path in ("session", "progress", "skipped", "pixels?image=a"):
             assert server.get(f"/al/{path}").status_code == 401
         assert server.post("/al/undo", json={}).status_code == 401
         assert server.post("/activelearning/random", json={}).status_code == 401
         reader = Reader(browser, server.url, "ada")
-        dialog = reader.page.locator("#login-dialog")
         for password, complaint in (("wrong", ""), ("secret", "That did not work")):
-            expect(dialog).to_be_visible()
-            expect(reader.page.locator("#login-error")).to_contain_text(complaint)
-            reader.page.locator("#username").fill("ada")
-            reader.page.locator("#password").fill(password)
-            reader.press("Enter")
+            expect(reader.page.locator("[role=alert]")).to_contain_text(complaint)
+            sign_in(reader.page, "ada", password)
         graded = reader.grade("1")
         assert stored(graded_studies) == {graded: slices.classes[0]}
         expect(reader.page.locator("#reader")).to_have_text("ada")
+        reader.page.click("#reader")
+        expect(reader.page.get_by_role("heading", name="Sign in")).to_be_visible()
+        assert server.get("/al/progress").status_code == 401
+        sign_in(reader.page, "ada", "secret")
+        assert reader.ready() != graded
         reader.context.close()
     assert GradedFolder(str(graded_studies)).get_label_info(graded, "final")["client_id"] == "ada"

@@ -17,9 +17,10 @@ from scipy.spatial import cKDTree
 from tasks.phantoms import SPACING, phantom
 from tests.conftest import REAL, ROOT
 from tests.dicom import datasets, mr_series
-from tests.e2e.browser import SECONDS, WEBGL, chromium
+from tests.e2e.browser import SECONDS, WEBGL, chromium, sign_in
 from tests.e2e.orthanc import Orthanc
 from tests.e2e.viewer import Viewer, in_space
+from tests.realm import realm
 from tests.server import Server, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -273,6 +274,48 @@ def test_without_our_panel_the_viewer_works_as_it_is_shipped(site, browser):
     viewer.page.wait_for_selector("#monailabelServerURL", timeout=120 * SECONDS)
     assert viewer.page.locator("#active-learning").count() == 0
     viewer.context.close()
+
+
+def test_with_authentication_one_signs_in_once_and_an_ended_session_costs_no_work(browser, tmp_path, monkeypatch):
+    monkeypatch.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path / "kept"))
+    voxels = np.random.default_rng(0).normal(100, 10, (12, 48, 48)).clip(0)
+    with realm(monkeypatch, seconds=6) as service:
+        site = Site(tmp_path, mr_series("patient", voxels))
+        try:
+            ((image_id, study),) = site.series().items()
+            viewer = Viewer(browser, site.server.url)
+            page = viewer.page
+            page.goto(f"{site.server.url}/ohif/monai-label?StudyInstanceUIDs={study}")
+            sign_in(page, "ada", "wrong")
+            expect(page.locator("[role=alert]")).to_contain_text("Invalid user credentials")
+            sign_in(page, "ada", "secret")
+            viewer.ready()
+            assert f"StudyInstanceUIDs={study}" in page.url
+            expect(page.locator("#al-reader")).to_have_value("ada")
+            assert viewer.next() == image_id
+            viewer.choose("tumor")
+            viewer.stroke()
+            drawn = viewer.drawn()
+            assert service.renewals > 0
+            site.server.kill()
+            site.server.start()
+            assert "no longer signed in. What you drew is still here" in viewer.submit()
+            with viewer.context.expect_page() as opened:
+                page.click("#al-notice a")
+            sign_in(opened.value, "ada", "secret")
+            opened.value.wait_for_url("**/ohif/**")
+            assert viewer.drawn() == drawn
+            page.evaluate("() => { document.querySelector('#al-notice').dataset.kind = 'info' }")
+            assert viewer.submit().startswith("Stored: ")
+            found = seg_places(seg_of(site, image_id, "ada"))
+            assert near(found["tumor"], drawn.places["tumor"])
+            page.click("#al-sign-out")
+            page.wait_for_url("**/al/sign-in?next=/ohif/")
+            page.goto(f"{site.server.url}/ohif/")
+            expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+            viewer.context.close()
+        finally:
+            site.stop()
 
 
 @pytest.mark.skipif(not (REAL / "brain_tumor_dicom").is_dir(), reason="real series are not at hand")
