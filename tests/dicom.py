@@ -6,10 +6,13 @@ import io
 
 import numpy as np
 import pydicom
+from highdicom.legacy import LegacyConvertedEnhancedMRImage
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from scipy.spatial.transform import Rotation
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+OBLIQUE = tuple(Rotation.from_euler("xyz", [20, -10, 7], degrees=True).as_matrix()[:, :2].T.ravel().tolist())
 
 
 def mr_series(
@@ -65,6 +68,21 @@ def mr_series(
         files.append(buffer.getvalue())
     order = np.random.default_rng(len(files)).permutation(len(files))
     return [files[place] for place in order]
+
+
+def enhanced(files: list[bytes], slope: float = 1.0, intercept: float = 0.0) -> bytes:
+    """A series as one multi-frame instance whose frames are in no order."""
+    slices = datasets(files)
+    for one in slices:
+        one.PatientSex, one.ImageType, one.Manufacturer = "O", ["ORIGINAL", "PRIMARY", "M"], "none"
+        one.PositionReferenceIndicator, one.Laterality = "", ""
+    whole = LegacyConvertedEnhancedMRImage(slices, generate_uid(), 1, generate_uid(), 1)
+    whole.SeriesDescription, scale = slices[0].SeriesDescription, Dataset()
+    scale.RescaleSlope, scale.RescaleIntercept, scale.RescaleType = slope, intercept, "US"
+    whole.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence = [scale]
+    buffer = io.BytesIO()
+    whole.save_as(buffer, write_like_original=False)
+    return buffer.getvalue()
 
 
 def datasets(files: list[bytes]) -> list[Dataset]:

@@ -17,6 +17,7 @@ from pydicom.uid import generate_uid
 from pydicom.valuerep import PersonName
 from skimage.color import rgb2lab
 
+from tasks.dicom.frames import GROUPS, Frame, frames_of, group
 from tasks.files import LabelError
 
 MANUFACTURER = "Active learning for MONAI Label"
@@ -61,7 +62,7 @@ def write_seg(
         label: ``[X, Y, Z]``, 0 background, value ``i`` is ``names[i - 1]``.
         affine: ``[4, 4]``, voxel index to RAS mm.
         names: foreground label names.
-        headers: of the image's slices.
+        headers: of the image's slices, or of one enhanced instance with all of them.
         author: who made it.
         series_uid: of the new series; the same gives the same instance, so that sending it twice does no harm.
 
@@ -73,7 +74,7 @@ def write_seg(
         raise LabelError("an empty label map cannot be a DICOM SEG")
     number = np.zeros(len(names) + 1, dtype=np.uint8)
     number[present] = np.arange(1, len(present) + 1)
-    planes = np.stack([_plane(label, affine, header) for header in headers])
+    planes = np.stack([_plane(label, affine, frame) for header in headers for frame in _frames(header)])
     segments = [_segment(place, names[value - 1], author) for place, value in enumerate(present, start=1)]
     seg = Segmentation(
         source_images=list(headers),
@@ -131,36 +132,29 @@ def _lab(rgb: tuple[int, int, int]) -> list[int]:
     return [round(65535 * float(np.clip(value, 0, 1))) for value in scaled]
 
 
-def _plane(label: np.ndarray, affine: np.ndarray, header: Dataset) -> np.ndarray:
+def _frames(header: Dataset) -> list[Frame]:
+    try:
+        return frames_of(header)
+    except ValueError as error:
+        raise LabelError(f"its image has {error}") from error
+
+
+def _plane(label: np.ndarray, affine: np.ndarray, frame: Frame) -> np.ndarray:
     """``[rows, columns]`` of the label map on a slice."""
-    origin, down, right = _steps(
-        affine, header.ImagePositionPatient, header.ImageOrientationPatient, header.PixelSpacing
-    )
-    voxels = _voxels(label.shape, origin, down, right, int(header.Rows), int(header.Columns))
-    return label[voxels]
+    return label[_voxels(label.shape, affine, frame)]
 
 
-def _steps(
-    affine: np.ndarray, position: Sequence[float], orientation: Sequence[float], spacing: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A frame in voxel indices: its first pixel, one row down, one column to the right."""
-    cosines = np.asarray(orientation, dtype=float)
-    to_voxels = np.linalg.inv(affine) @ _LPS_TO_RAS
-    origin = to_voxels[:3, :3] @ np.asarray(position, dtype=float) + to_voxels[:3, 3]
-    down = to_voxels[:3, :3] @ (cosines[3:] * float(spacing[0]))
-    right = to_voxels[:3, :3] @ (cosines[:3] * float(spacing[1]))
-    return origin, down, right
-
-
-def _voxels(
-    shape: tuple[int, ...], origin: np.ndarray, down: np.ndarray, right: np.ndarray, rows: int, columns: int
-) -> tuple[np.ndarray, ...]:
+def _voxels(shape: tuple[int, ...], affine: np.ndarray, frame: Frame) -> tuple[np.ndarray, ...]:
     """Voxel indices of every pixel of a frame.
 
     Raises:
         LabelError: the frame is not on the grid.
     """
-    row, column = np.mgrid[:rows, :columns]
+    to_voxels = np.linalg.inv(affine) @ _LPS_TO_RAS
+    origin = to_voxels[:3, :3] @ frame.position + to_voxels[:3, 3]
+    down = to_voxels[:3, :3] @ (frame.orientation[3:] * frame.spacing[0])
+    right = to_voxels[:3, :3] @ (frame.orientation[:3] * frame.spacing[1])
+    row, column = np.mgrid[: frame.rows, : frame.columns]
     exact = origin[:, None, None] + down[:, None, None] * row + right[:, None, None] * column
     voxels = np.rint(exact).astype(np.int64)
     if np.abs(exact - voxels).max() > _STRAIGHT or (voxels < 0).any() or (voxels.max((1, 2)) >= shape).any():
@@ -187,20 +181,16 @@ def read_seg(
     try:
         if seg.SegmentationType not in ("BINARY", "LABELMAP"):
             raise LabelError(f"it is a {str(seg.SegmentationType).lower()} segmentation")
-        frames = np.asarray(seg.pixel_array)
-        frames = frames[None] if frames.ndim == 2 else frames
+        planes = np.asarray(seg.pixel_array)
+        planes = planes[None] if planes.ndim == 2 else planes
         label = np.zeros(shape, dtype=np.uint8)
-        shared = seg.SharedFunctionalGroupsSequence[0]
-        for frame, own in zip(frames, seg.PerFrameFunctionalGroupsSequence, strict=True):
-            place = _group(own, shared, "PlanePositionSequence").ImagePositionPatient
-            orientation = _group(own, shared, "PlaneOrientationSequence").ImageOrientationPatient
-            spacing = _group(own, shared, "PixelMeasuresSequence").PixelSpacing
-            voxels = _voxels(shape, *_steps(affine, place, orientation, spacing), *frame.shape)
+        for plane, frame, own in zip(planes, frames_of(seg), seg[GROUPS].value, strict=True):
+            voxels = _voxels(shape, affine, frame)
             if seg.SegmentationType == "LABELMAP":
-                values = frame
+                values = plane
             else:
-                number = int(_group(own, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber)
-                values = np.where(frame > 0, number, 0)
+                number = int(group(seg, own, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+                values = np.where(plane > 0, number, 0)
             there = values > 0
             label[tuple(axis[there] for axis in voxels)] = values[there]
         segments: list[dict[str, object]] = [
@@ -211,11 +201,6 @@ def read_seg(
             raise
         raise LabelError(f"it cannot be read as DICOM SEG: {error}") from error
     return label, segments, str(seg.get("ContentCreatorName", "") or "")
-
-
-def _group(own: Dataset, shared: Dataset, name: str) -> Dataset:
-    """A functional group of a frame: its own or the shared one."""
-    return (own.get(name) or shared.get(name))[0]
 
 
 def referenced_series(header: Dataset) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import SimpleITK
 from pydicom.dataset import Dataset
 
+from tasks.dicom.frames import GROUPS, Frame, frames_of, group
 from tasks.files import ImageError, reason
 
 LARGEST_GAP = 1.5
@@ -20,20 +21,33 @@ def to_volume(instances: Sequence[Dataset], name: str) -> SimpleITK.Image:
     """Put the slices of a series together.
 
     Args:
-        instances: of one series.
+        instances: of one series: a slice each, or one enhanced instance with all of them.
         name: for messages.
 
     Raises:
-        ImageError: no image, slices are missing, of different sizes or directions, or ITK cannot read it.
+        ImageError: no image, slices are missing, of different sizes or directions, or the pixels cannot be read.
     """
     if not instances:
         raise ImageError(f"series {name} has no instances")
     slices = [instance for instance in instances if "Rows" in instance]
     if not slices:
         raise ImageError(f"series {name} has no pixels")
+    try:
+        frames = [frame for instance in slices for frame in frames_of(instance)]
+    except ValueError as error:
+        raise ImageError(f"series {name} has {error}") from error
+    if len(frames) > len(slices) > 1:
+        raise ImageError(f"series {name} has several multi-frame instances")
+    order = _in_order(frames, name)
+    if len(frames) > len(slices):
+        return _from_frames(slices[0], [frames[number] for number in order], order, name)
+    return _from_slices([slices[number] for number in order], name)
+
+
+def _from_slices(slices: Sequence[Dataset], name: str) -> SimpleITK.Image:
     with tempfile.TemporaryDirectory(prefix="series-") as folder:
         files = []
-        for number, instance in enumerate(_in_order(slices, name)):
+        for number, instance in enumerate(slices):
             file = Path(folder) / f"{number:06d}.dcm"
             instance.save_as(file, write_like_original=False)
             files.append(str(file))
@@ -50,20 +64,45 @@ def to_volume(instances: Sequence[Dataset], name: str) -> SimpleITK.Image:
     return image
 
 
-def _in_order(slices: Sequence[Dataset], name: str) -> list[Dataset]:
-    """The slices along their normal."""
-    if len(slices) == 1:
-        return list(slices)
+def _from_frames(instance: Dataset, frames: Sequence[Frame], order: Sequence[int], name: str) -> SimpleITK.Image:
+    """The frames of an enhanced instance by their places: ITK's reader takes them as they come."""
     try:
-        directions = np.array([slice.ImageOrientationPatient for slice in slices], dtype=float)
-        positions = np.array([slice.ImagePositionPatient for slice in slices], dtype=float)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ImageError(f"series {name} has slices without position or orientation") from error
+        pixels = np.asarray(instance.pixel_array)[list(order)]
+        if pixels.ndim != 3:
+            raise ImageError(f"series {name} is no volume of grey values")
+        own = [instance[GROUPS].value[number] for number in order]
+        scaled = np.stack([_values(instance, item, plane) for item, plane in zip(own, pixels, strict=True)])
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise ImageError(f"series {name} cannot be read: {reason(error)}") from error
+    image = SimpleITK.GetImageFromArray(scaled)
+    first, last = frames[0], frames[-1]
+    rows, columns = first.orientation[:3], first.orientation[3:]
+    image.SetOrigin(first.position.tolist())
+    image.SetSpacing([first.spacing[1], first.spacing[0], (last.along - first.along) / (len(frames) - 1)])
+    image.SetDirection(np.stack([rows, columns, np.cross(rows, columns)], axis=1).ravel().tolist())
+    return image
+
+
+def _values(instance: Dataset, own: Dataset, pixels: np.ndarray) -> np.ndarray:
+    """Stored pixels of a frame as values."""
+    if "PixelValueTransformationSequence" not in own and not any(
+        "PixelValueTransformationSequence" in shared for shared in instance.get("SharedFunctionalGroupsSequence") or ()
+    ):
+        return pixels.astype(np.float32)
+    scale = group(instance, own, "PixelValueTransformationSequence")
+    return (pixels * float(scale.RescaleSlope) + float(scale.RescaleIntercept)).astype(np.float32)
+
+
+def _in_order(frames: Sequence[Frame], name: str) -> list[int]:
+    """Numbers of the frames along their normal."""
+    if len(frames) == 1:
+        return [0]
+    directions = np.array([frame.orientation for frame in frames])
     if np.abs(directions - directions[0]).max() > 1e-3:
         raise ImageError(f"series {name} has slices of different directions")
-    if len({(slice.Rows, slice.Columns) for slice in slices}) > 1:
+    if len({(frame.rows, frame.columns) for frame in frames}) > 1:
         raise ImageError(f"series {name} has slices of different sizes")
-    along = positions @ np.cross(directions[0, :3], directions[0, 3:])
+    along = np.array([frame.along for frame in frames])
     order = np.argsort(along, kind="stable")
     gaps = np.diff(along[order])
     usual = float(np.median(gaps))
@@ -71,7 +110,7 @@ def _in_order(slices: Sequence[Dataset], name: str) -> list[Dataset]:
         raise ImageError(f"series {name} has several slices at the same place")
     if gaps.max() > LARGEST_GAP * usual:
         raise ImageError(f"series {name} has a gap of {gaps.max():.4g} mm between slices {usual:.4g} mm apart")
-    return [slices[number] for number in order]
+    return [int(number) for number in order]
 
 
 def onto_grid(image: SimpleITK.Image, like: SimpleITK.Image) -> SimpleITK.Image:

@@ -16,7 +16,7 @@ from pydicom.uid import generate_uid
 from strategies.store import Store
 from tasks.dicom.seg import Authorship, write_seg
 from tests.conftest import REAL
-from tests.dicom import datasets, mr_series
+from tests.dicom import datasets, enhanced, mr_series
 from tests.e2e.orthanc import Orthanc
 from tests.server import Server, wait_for
 from tests.tiny import QUICK
@@ -165,6 +165,26 @@ def test_labels_and_series_of_others_are_seen_after_a_refresh(orthanc, server, t
     assert f"labelled,{image_id},Slicer user" in history
     held = {server.client(f"reader{i}").next_sample("random", {})["id"] for i in range(4)}
     assert image_id not in held
+
+
+def test_a_multi_frame_series_is_labelled_like_any_other(orthanc, server, tmp_path):
+    whole = enhanced(phantom(7))
+    orthanc.upload([whole])
+    assert server.post("/al/refresh").json() == {"total": 5, "completed": 0}
+    (image,) = datasets([whole])
+    image_id = str(image.SeriesInstanceUID)
+    file = draw(server, image_id, tmp_path)
+    stored = submit(server, image_id, file, client_id="reader")
+    assert stored["archive"]["state"] == "stored"
+    (seg,) = orthanc.instances("SEG")
+    drawn = set()
+    for frame, own in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
+        source = own.DerivationImageSequence[0].SourceImageSequence[0]
+        assert source.ReferencedSOPInstanceUID == image.SOPInstanceUID
+        number = int(source.ReferencedFrameNumber) - 1
+        np.testing.assert_array_equal(frame > 0, image.pixel_array[number] > 180)
+        drawn.add(number)
+    assert len(drawn) == 6
 
 
 def test_nothing_outside_of_the_archive_can_be_reached_through_the_server(orthanc, server):

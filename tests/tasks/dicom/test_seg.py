@@ -8,17 +8,14 @@ import pydicom
 import pytest
 import SimpleITK
 from pydicom.uid import generate_uid
-from scipy.spatial.transform import Rotation
 
 from tasks.dicom.seg import Authorship, made_at, read_seg, referenced_series, write_seg
 from tasks.dicom.volume import to_volume
 from tasks.files import LabelError
 from tasks.volume_segmentation.geometry import read_grid
-from tests.dicom import AXIAL, datasets, mr_series
+from tests.dicom import AXIAL, OBLIQUE, datasets, enhanced, mr_series
 
 NAMES = ("tumor", "liver")
-TURN = Rotation.from_euler("xyz", [20, -10, 7], degrees=True).as_matrix()
-OBLIQUE = tuple(np.concatenate([TURN[:, 0], TURN[:, 1]]))
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 
 
@@ -70,6 +67,24 @@ def test_frames_lie_on_the_pixels_they_were_drawn_on(series, grid):
         number = own.SegmentIdentificationSequence[0].ReferencedSegmentNumber
         found[number].update(slice.pixel_array[frame > 0].tolist())
     assert found == {1: {123, 124, 356}, 2: {0, 412}}
+
+
+def test_frames_of_an_enhanced_image_are_referred_to_one_by_one(tmp_path):
+    k, r, c = np.mgrid[:5, :6, :7]
+    files = mr_series("p", 100 * k + 10 * r + c, orientation=OBLIQUE, origin=(11, -22, 33), spacing=(0.8, 1.1, 4))
+    (whole,) = datasets([enhanced(files)])
+    file = tmp_path / "image.nii.gz"
+    SimpleITK.WriteImage(to_volume([whole], "s"), str(file))
+    space, label = read_grid(file), label_of(np.asarray(nibabel.load(file).dataobj))
+    seg = written(write_seg(label, space.affine, NAMES, [whole], author(), generate_uid()))
+    found = {1: set(), 2: set()}
+    for frame, own in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
+        source = own.DerivationImageSequence[0].SourceImageSequence[0]
+        assert source.ReferencedSOPInstanceUID == whole.SOPInstanceUID
+        number = own.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        found[number].update(whole.pixel_array[int(source.ReferencedFrameNumber) - 1][frame > 0].tolist())
+    assert found == {1: {123, 124, 356}, 2: {0, 412}}
+    np.testing.assert_array_equal(read_seg(seg, space.shape, space.affine)[0], label)
 
 
 def test_names_authors_colours_and_references_are_right(series, grid):

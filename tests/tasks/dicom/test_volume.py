@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.dicom.client import Series
+from tasks.dicom.frames import GROUPS
 from tasks.dicom.selection import SeriesFilter, channel_series, images
 from tasks.dicom.volume import onto_grid, to_volume
 from tasks.files import ImageError
-from tests.dicom import datasets, mr_series
+from tests.dicom import OBLIQUE, datasets, enhanced, mr_series
 
 VOXELS = np.arange(5 * 6 * 7).reshape(5, 6, 7)
 
@@ -19,6 +20,47 @@ def test_slices_are_put_together_by_their_place_whatever_the_order_of_the_files(
     volume = to_volume(datasets(mr_series("p", VOXELS, spacing=(0.5, 0.6, 3))), "s")
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(volume), VOXELS)
     np.testing.assert_allclose(volume.GetSpacing(), (0.6, 0.5, 3))
+
+
+def test_an_enhanced_instance_is_put_together_by_the_places_of_its_frames():
+    files = mr_series("p", VOXELS, orientation=OBLIQUE, origin=(11, -22, 33), spacing=(0.5, 0.6, 3))
+    (whole,) = datasets([enhanced(files, slope=2, intercept=-5)])
+    places = [float(own.PlanePositionSequence[0].ImagePositionPatient[2]) for own in whole[GROUPS].value]
+    assert places != sorted(places)
+    volume, same = to_volume([whole], "s"), to_volume(datasets(files), "s")
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(volume), 2.0 * VOXELS - 5)
+    for geometry in ("GetOrigin", "GetSpacing", "GetDirection"):
+        np.testing.assert_allclose(getattr(volume, geometry)(), getattr(same, geometry)(), atol=1e-6)
+
+
+def frame_lost(whole):
+    del whole[GROUPS].value[2].PlanePositionSequence
+    return [whole]
+
+
+def frames_somewhere(whole):
+    del whole[GROUPS]
+    return [whole]
+
+
+def pixels_cut(whole):
+    whole.PixelData = whole.PixelData[:-2]
+    return [whole]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (frame_lost, "series s has slices without position"),
+        (frames_somewhere, "series s has several frames, but not the place of each"),
+        (pixels_cut, "series s cannot be read"),
+        (lambda whole: [whole, whole], "several multi-frame instances"),
+    ],
+)
+def test_enhanced_instances_that_are_no_volume_are_refused_with_the_reason(change, words):
+    (whole,) = datasets([enhanced(mr_series("p", VOXELS))])
+    with pytest.raises(ImageError, match=words):
+        to_volume(change(whole), "s")
 
 
 def drop(slices, number):
