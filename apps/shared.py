@@ -27,6 +27,8 @@ from apps.guard import protect, warn_if_open
 from apps.options import ConfigurationError, Options, is_remote, refuse
 from strategies.catalogue import QueryStrategy, offered
 from strategies.next_sample import NextSample
+from strategies.planning_process import LARGE_POOL, PlanningProcess
+from strategies.preparation import Preparation
 from strategies.rounds import Rounds
 from strategies.store import Model, Store
 from tasks.datastore.folder import Changes, StudiesFolder
@@ -120,6 +122,7 @@ class ActiveLearningApp:
             refuse(ConfigurationError(str(error)))
         self.registry = type(self).models(self.folder / "models", self.store)
         self.rounds = Rounds(self.store, self.options.batch_size, self.options.lease_minutes, self.options.seed)
+        self.preparation = Preparation(self.rounds)
         super().__init__(app_dir=app_dir, studies=studies, conf=conf, labels=list(self.options.labels), **about)  # type: ignore[call-arg]
         # Our loop decides when to score; MONAI Label would at every request.
         self._auto_update_scoring = False
@@ -173,8 +176,7 @@ class ActiveLearningApp:
 
     def init_strategies(self) -> dict[str, NextSample]:
         """The strategies this app can serve, the default first."""
-        background = ThreadPoolExecutor(1, thread_name_prefix="rounds")
-        return {row.name: NextSample(row, self.rounds, background) for row in self.query_strategies}
+        return {row.name: NextSample(row, self.rounds, self.preparation) for row in self.query_strategies}
 
     def trainers(self) -> Sequence[TrainTask]:
         """All trainers."""
@@ -288,13 +290,16 @@ class ActiveLearningApp:
         protect(server, [*ROUTERS, *SIGN_IN, *self.routers], self.options.max_upload_mb << 20)
         warn_if_open(sys.argv[1:])
         super().on_init_complete()  # type: ignore[misc]
+        if self._datastore.status()["total"] >= LARGE_POOL:
+            self.rounds.planner = PlanningProcess(self.store, self.options.batch_size, self.options.seed)
+        self.rounds.prepare(self.query_strategies[0])
         self._prepare_rounds()
         self.loop.start()
 
     def _prepare_rounds(self) -> None:
-        """Have the pool ordered for every strategy, the default first: the first request of none should wait."""
-        for task in self._strategies.values():
-            task.prepare()
+        """Have the pool ordered for every strategy, in the background: the first request of none should wait."""
+        for strategy in self.query_strategies:
+            self.preparation.ask(strategy)
 
     def run_job(self, kind: str, name: str) -> bool:
         """Run a job as MONAI Label does, in a process of its own; wait for its end. True if it succeeded."""

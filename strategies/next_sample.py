@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import time
-from concurrent.futures import Executor, Future
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from strategies.catalogue import QueryStrategy
+from strategies.preparation import Preparation
 from strategies.rounds import Assignment, Rounds
 
 logger = logging.getLogger(__name__)
 
 ANONYMOUS = "anonymous"
-ANSWER_FIRST_SECONDS = 0.1
-"""Ordering a pool begins this much later than the request before it, so as not to slow down its answer."""
 
 
 class NextSample(Strategy):
@@ -26,27 +23,14 @@ class NextSample(Strategy):
     Args:
         strategy: row of the catalogue.
         rounds: rounds and leases shared by all strategies of the app.
-        background: orders the pool for the next round while annotators are busy with this one.
+        preparation: orders the pool for the next round while annotators are busy with this one.
     """
 
-    def __init__(self, strategy: QueryStrategy, rounds: Rounds, background: Executor) -> None:
+    def __init__(self, strategy: QueryStrategy, rounds: Rounds, preparation: Preparation) -> None:
         super().__init__(strategy.description)
         self.strategy = strategy
         self.rounds = rounds
-        self._background = background
-        self._preparing: Future[None] | None = None
-
-    def prepare(self) -> None:
-        """Have the pool ordered for the next round, unless that is done or on its way."""
-        if not self.rounds.is_prepared(self.strategy) and (self._preparing is None or self._preparing.done()):
-            self._preparing = self._background.submit(self._prepare)
-
-    def _prepare(self) -> None:
-        time.sleep(ANSWER_FIRST_SECONDS)
-        try:
-            self.rounds.prepare(self.strategy)
-        except Exception:  # the request that needs the round will meet it again
-            logger.exception("the next round of %s could not be prepared", self.strategy.name)
+        self.preparation = preparation
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Lease the next image.
@@ -63,7 +47,7 @@ class NextSample(Strategy):
         if assignment is None:
             logger.info("%s: no image left for %s", self.strategy.name, client_id)
             return {}
-        self.prepare()
+        self.preparation.ask(self.strategy, urgent=True)
         return reply(assignment)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from strategies.rounds import SCORED
+from strategies.planning import SCORED
 from strategies.store import Image, PseudoLabel, Round, Store, now, serving_version
 
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import threading
-import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import orm
 
 from strategies.catalogue import QueryStrategy
-from strategies.pools import Pools, open_rounds, waiting
-from strategies.selection import CealSplit
+from strategies.planning import Plan, Planner, Plans, has_round, next_number
+from strategies.pools import open_rounds, waiting
 from strategies.store import (
     Event,
     Image,
@@ -31,12 +29,6 @@ from strategies.store import (
 )
 
 logger = logging.getLogger(__name__)
-
-SCORED = "scored"
-COLD_START = "cold_start"
-
-NO_IMAGES = np.zeros(0, dtype=np.int64)
-"""No image of a pool."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +62,6 @@ class Assignment:
     group: str | None = None
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A round that is not open yet."""
-
-    model_version: str
-    number: int
-    reason: str
-    images: list[RoundImage]
-    pseudo: list[PseudoLabel]
-    lost: set[str] = field(default_factory=set)
-
-
 class Rounds:
     """Rounds and leases over a store.
 
@@ -111,9 +91,8 @@ class Rounds:
         self.store = store
         self.batch_size = batch_size
         self.lease = dt.timedelta(minutes=lease_minutes)
-        self.seed = seed
         self.clock = clock
-        self._pools = Pools()
+        self.planner: Plans = Planner(store, batch_size, seed)
         self._plans: dict[str, Plan] = {}
         self._planning = threading.Lock()
 
@@ -164,6 +143,7 @@ class Rounds:
                     )
                     return self.assignment(session, lease)
             # Ordering the pool takes long: nobody else has to wait for it.
+            logger.info("%s waits until the pool is ordered by %s", client_id, strategy.name)
             if not self.prepare(strategy):
                 return None
 
@@ -174,20 +154,24 @@ class Rounds:
             Whether there is anything left for another round.
         """
         with self._planning:
-            with self.store.reading() as session:
-                version = serving_version(session)
-                plan = self._plans.get(strategy.name)
-                if plan is None or plan.model_version != version or plan.number != self._number(session, strategy):
-                    plan = self._plan(session, strategy, version)
-            if plan is None:
-                self._plans.pop(strategy.name, None)
-                return False
-            self._plans[strategy.name] = plan
+            while not self._is_current(strategy):  # a request may open the round while the next one is being ordered
+                plan = self.planner.plan(strategy)
+                if plan is None:
+                    self._plans.pop(strategy.name, None)
+                    return False
+                self._plans[strategy.name] = plan
             return True
 
+    def _is_current(self, strategy: QueryStrategy) -> bool:
+        with self.store.reading() as session:
+            current = (serving_version(session), next_number(session, strategy))
+        plan = self._plans.get(strategy.name)
+        return plan is not None and not plan.is_spoiled and (plan.model_version, plan.number) == current
+
     def is_prepared(self, strategy: QueryStrategy) -> bool:
-        """Whether the pool is ordered for the next round."""
-        return strategy.name in self._plans
+        """Whether the pool is ordered for the next round, and most of that can still be served."""
+        plan = self._plans.get(strategy.name)
+        return plan is not None and not plan.is_spoiled
 
     def take_label(self, image_id: str, client_id: str | None = None, details: Mapping[str, Any] | None = None) -> str:
         """Note that an image has its final label: its lease ends, and rounds with no image left are closed.
@@ -224,27 +208,20 @@ class Rounds:
                 session.delete(lease)
             session.flush()
             close_finished(session, image_id, time)
-        self._spoil(image_id)
+        for plan in list(self._plans.values()):
+            plan.lose(image_id)
         return annotator
-
-    def _spoil(self, image_id: str) -> None:
-        """An image is labelled: plans that have lost most of theirs are made again."""
-        for name, plan in list(self._plans.items()):
-            if any(image.image_id == image_id for image in plan.images):
-                plan.lost.add(image_id)
-                if 2 * len(plan.lost) > len(plan.images):
-                    self._plans.pop(name, None)
 
     def open_scored(self, strategy: QueryStrategy) -> None:
         """Open the strategy's first round under the serving model version, unless a request has done so already."""
         with self.store.reading() as session:
             version = serving_version(session)
-            if not version or _has_round(session, strategy, version):
+            if not version or has_round(session, strategy, version):
                 return
-            plan = self._plan(session, strategy, version)
+        plan = self.planner.plan(strategy)
         with self.store.transaction() as session:
             version = self._serving_version(session, strategy)
-            if plan is not None and not _has_round(session, strategy, version):
+            if plan is not None and not has_round(session, strategy, version):
                 self._open(session, strategy, version, plan)
 
     def completed_since(self, time: dt.datetime | None) -> bool:
@@ -290,51 +267,11 @@ class Rounds:
             .limit(1)
         ).first()
 
-    def _number(self, session: orm.Session, strategy: QueryStrategy) -> int:
-        """Number of the strategy's next round."""
-        same = sa.select(sa.func.count()).select_from(Round).where(Round.strategy == strategy.name)
-        return (session.scalar(same) or 0) + 1
-
-    def _plan(self, session: orm.Session, strategy: QueryStrategy, version: str) -> Plan | None:
-        """Order the rest of the pool once and keep its first ``batch_size`` images; None if nothing is left."""
-        same = sa.select(sa.func.count()).select_from(Round).where(Round.strategy == strategy.name)
-        scored_rounds = session.scalar(same.where(Round.reason == SCORED)) or 0
-        pool = self._pools.pool(session, strategy, version, scored_rounds + 1) if version else None
-        reason = SCORED if pool else COLD_START
-        if pool is None:
-            pool = self._pools.everything(session, strategy, version)
-        if not pool.image_ids:
-            return None
-        number = self._number(session, strategy)
-        rng = np.random.default_rng([self.seed, zlib.crc32(strategy.name.encode()), number])
-        size = min(self.batch_size, len(pool.image_ids))
-        ordered = reason == SCORED or not strategy.needs_records
-        chosen = strategy.select(pool, size, rng) if ordered else rng.permutation(len(pool.image_ids))[:size]
-        split = chosen if isinstance(chosen, CealSplit) else CealSplit(chosen, NO_IMAGES)
-        if not len(split.oracle):
-            return None
-        # The scoring job labels what the first round under a model version leaves to the model.
-        pseudo = split.pseudo if strategy.pseudo_labels and not _has_round(session, strategy, version) else NO_IMAGES
-        return Plan(
-            model_version=version,
-            number=number,
-            reason=reason,
-            images=[
-                RoundImage(
-                    image_id=pool.image_ids[index],
-                    score=float(pool.scores[index]) if len(pool.scores) else None,
-                    group=split.groups[place] if split.groups else None,
-                )
-                for place, index in enumerate(split.oracle)
-            ],
-            pseudo=[PseudoLabel(image_id=pool.image_ids[index], score=float(pool.scores[index])) for index in pseudo],
-        )
-
     def _open(self, session: orm.Session, strategy: QueryStrategy, version: str, plan: Plan) -> bool:
         """Open the planned round with what can still be served of it; False if it has become stale."""
-        if plan.model_version != version or plan.number != self._number(session, strategy):
+        if plan.model_version != version or plan.number != next_number(session, strategy):
             return False
-        names = [image.image_id for image in plan.images]
+        names = [place.image_id for place in plan.places]
         left = set(
             session.scalars(
                 sa.select(Image.image_id)
@@ -342,22 +279,24 @@ class Rounds:
                 .where(~sa.exists().where(Lease.image_id == Image.image_id))
             )
         )
-        images = [image for image in plan.images if image.image_id in left]
-        if 2 * len(images) < len(plan.images):
+        places = [place for place in plan.places if place.image_id in left]
+        if not places:
             return False
-        row = Round(strategy=strategy.name, model_version=version, number=plan.number, size=len(images))
+        row = Round(strategy=strategy.name, model_version=version, number=plan.number, size=len(places))
         row.reason, row.opened_at = plan.reason, self.clock()
         session.add(row)
         session.flush()
-        for rank, image in enumerate(images, start=1):
-            image.round_id, image.rank = row.id, rank
-        for pseudo in plan.pseudo:
-            pseudo.round_id = row.id
-        session.add_all([*images, *plan.pseudo])
+        session.add_all(
+            RoundImage(round_id=row.id, rank=rank, image_id=place.image_id, score=place.score, group=place.group)
+            for rank, place in enumerate(places, start=1)
+        )
+        session.add_all(
+            PseudoLabel(round_id=row.id, image_id=image_id, score=score) for image_id, score in plan.pseudo.items()
+        )
         session.flush()
         logger.info(
             "round %d of %s: %d images, %s, model %s",
-            *(plan.number, strategy.name, len(images), plan.reason, version or "none"),
+            *(plan.number, strategy.name, len(places), plan.reason, version or "none"),
         )
         if plan.pseudo:
             logger.info("round %d of %s: the model labels %d images", plan.number, strategy.name, len(plan.pseudo))
@@ -382,12 +321,6 @@ class Rounds:
             lease_expires=lease.expires_at,
             group=place.group,
         )
-
-
-def _has_round(session: orm.Session, strategy: QueryStrategy, version: str) -> bool:
-    """Whether the strategy has had a round under a model version."""
-    same = sa.exists().where(Round.strategy == strategy.name, Round.model_version == version, Round.reason == SCORED)
-    return bool(session.scalar(sa.select(same)))
 
 
 def close_finished(session: orm.Session, image_id: str, time: dt.datetime) -> None:

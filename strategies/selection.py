@@ -25,6 +25,9 @@ Embeddings = npt.NDArray[np.floating]
 _EXACT_LIMIT = 4096
 """Up to this many candidates similarities are float64; above, float32 keeps time and memory in bounds."""
 
+_BLOCK = 2**20
+"""Similarities computed at once: they fit a processor's cache."""
+
 
 @dataclass(frozen=True)
 class CealSplit:
@@ -416,8 +419,9 @@ def _farthest(unit: np.ndarray, members: np.ndarray, k: int, first: int | None, 
         similarity = unit @ members.sum(0) if len(members) else np.zeros(len(unit))
     else:
         similarity = np.full(len(unit), -np.inf)
-        for start in range(0, len(members), 1024):
-            similarity = np.maximum(similarity, (unit @ members[start : start + 1024].T).max(1))
+        rows = max(1, _BLOCK // max(1, len(members)))
+        for start in range(0, len(unit) if len(members) else 0, rows):
+            similarity[start : start + rows] = (unit[start : start + rows] @ members.T).max(1)
     taken = np.zeros(len(unit), dtype=bool)
     picked = []
     for step in range(k):

@@ -379,9 +379,9 @@ def serving_version(session: orm.Session) -> str:
     return session.scalar(sa.select(Scoring.model_version).order_by(Scoring.id.desc()).limit(1)) or ""
 
 
-def embedding_of(stored: bytes | None) -> np.ndarray | None:
-    """A stored embedding as a ``(d,)`` float32 array."""
-    return None if stored is None else np.frombuffer(stored, dtype="<f4")
+def embeddings_of(stored: Sequence[bytes]) -> np.ndarray:
+    """Stored embeddings of one model version as an ``(n, d)`` float32 array."""
+    return np.frombuffer(b"".join(stored), dtype="<f4").reshape(len(stored), -1) if stored else np.zeros((0, 0))
 
 
 def _plain(row: Record) -> ImageRecord:
@@ -391,7 +391,7 @@ def _plain(row: Record) -> ImageRecord:
         fingerprint=row.fingerprint,
         scores=row.scores,
         class_entropies=row.class_entropies,
-        embedding=embedding_of(row.embedding),
+        embedding=None if row.embedding is None else embeddings_of([row.embedding])[0],
         error=row.error,
     )
 

@@ -224,6 +224,6 @@ def test_images_in_other_hands_count_as_annotated_for_what_should_be_unlike_them
     dissimilar = CATALOGUE["dropout_variance_dissimilar"]
     held = rounds.next_image(dissimilar, "ann")
     with store.reading() as session:
-        pools = rounds._pools.pool(session, dissimilar, "v1", 2)
+        pools = rounds.planner.pools.pool(session, dissimilar, "v1", 2)
     assert held.image_id not in pools.image_ids
     assert len(pools.annotated) == 4  # the open round
