@@ -235,11 +235,15 @@ class Rounds:
     def _own_lease(self, session: orm.Session, strategy: QueryStrategy, client_id: str) -> Lease | None:
         """The annotator's lease if it still fits the question; others of theirs are given up."""
         kept = None
-        latest_first = sa.select(Lease).where(Lease.client_id == client_id).order_by(Lease.expires_at.desc())
-        for lease in session.scalars(latest_first).all():
-            image = session.get_one(Image, lease.image_id)
-            fits = session.get_one(Round, lease.round_id).strategy == strategy.name
-            if kept is None and fits and image.present and not image.labelled:
+        held = (
+            sa.select(Lease, Round.strategy, sa.and_(Image.present, ~Image.labelled).label("open"))
+            .join(Round, Round.id == Lease.round_id)
+            .join(Image, Image.image_id == Lease.image_id)
+            .where(Lease.client_id == client_id)
+            .order_by(Lease.expires_at.desc())
+        )
+        for lease, name, is_open in session.execute(held).all():
+            if kept is None and name == strategy.name and is_open:
                 kept = lease
             else:
                 session.delete(lease)
@@ -304,9 +308,10 @@ class Rounds:
 
     def assignment(self, session: orm.Session, lease: Lease) -> Assignment:
         """The lease as its annotator sees it."""
-        row = session.get_one(Round, lease.round_id)
-        place = session.scalars(
-            sa.select(RoundImage).where(RoundImage.round_id == row.id, RoundImage.image_id == lease.image_id)
+        row, place, remaining = session.execute(
+            sa.select(Round, RoundImage, remaining_images(Round.id).label("remaining"))
+            .join(RoundImage, RoundImage.round_id == Round.id)
+            .where(Round.id == lease.round_id, RoundImage.image_id == lease.image_id)
         ).one()
         return Assignment(
             image_id=lease.image_id,
@@ -315,7 +320,7 @@ class Rounds:
             rank=place.rank,
             round=row.number,
             round_size=row.size,
-            remaining=remaining_in(session, row.id),
+            remaining=remaining,
             model_version=row.model_version,
             reason=row.reason,
             lease_expires=lease.expires_at,
@@ -347,10 +352,17 @@ def _is_known(session: orm.Session, image_id: str, details: Mapping[str, Any]) -
 
 def remaining_in(session: orm.Session, round_id: int) -> int:
     """Images of a round that can still be served."""
-    query = (
+    return session.scalar(sa.select(remaining_images(round_id))) or 0
+
+
+def remaining_images(round_id: int | orm.InstrumentedAttribute[int]) -> sa.ScalarSelect[int]:
+    """The number of images of a round that can still be served, as part of a query."""
+    place = orm.aliased(RoundImage)
+    return (
         sa.select(sa.func.count())
-        .select_from(RoundImage)
-        .join(Image, Image.image_id == RoundImage.image_id)
-        .where(RoundImage.round_id == round_id, *waiting())
+        .select_from(place)
+        .join(Image, Image.image_id == place.image_id)
+        .where(place.round_id == round_id, *waiting())
+        .correlate(Round)
+        .scalar_subquery()
     )
-    return session.scalar(query) or 0

@@ -56,6 +56,16 @@ class Record(Base):
     embedding: orm.Mapped[bytes | None] = orm.mapped_column(default=None)
     error: orm.Mapped[str | None] = orm.mapped_column(default=None)
     created_at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+    # The few records with an error are found without walking over all embeddings.
+    __table_args__ = (
+        sa.Index(
+            "failed_records",
+            "model_version",
+            "image_id",
+            sqlite_where=sa.text("error IS NOT NULL"),
+            postgresql_where=sa.text("error IS NOT NULL"),
+        ),
+    )
 
 
 class Model(Base):
@@ -419,7 +429,7 @@ def _change_images(session: orm.Session, changes: Mapping[str, bool | None]) -> 
 
 
 def _create_tables(engine: sa.Engine) -> None:
-    """Create what is missing: tables, and columns that a store of an earlier version lacks."""
+    """Create what is missing: tables, and columns and indices that a store of an earlier version lacks."""
     with engine.begin() as connection:
         Base.metadata.create_all(connection)
         there = sa.inspect(connection)
@@ -430,3 +440,5 @@ def _create_tables(engine: sa.Engine) -> None:
                     definition = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
                     name = engine.dialect.identifier_preparer.format_table(table)
                     connection.execute(sa.DDL(f"ALTER TABLE {name} ADD COLUMN {definition}"))
+            for index in table.indexes:
+                index.create(connection, checkfirst=True)
