@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -88,3 +92,40 @@ def enhanced(files: list[bytes], slope: float = 1.0, intercept: float = 0.0) -> 
 def datasets(files: list[bytes]) -> list[Dataset]:
     """The instances of a series."""
     return [pydicom.dcmread(io.BytesIO(content)) for content in files]
+
+
+def dcmqi_seg(label: Path, slices: list[Dataset], names: tuple[str, ...], creator: str, folder: Path) -> Path:
+    """A label map as DICOM SEG, written by dcmqi as 3D Slicer's export does.
+
+    Args:
+        label: file with the values 1 to the number of names.
+        slices: of the image.
+        names: segment labels, value 1 first.
+        creator: name of the reader.
+        folder: for files.
+    """
+    images = folder / "dcmqi"
+    images.mkdir()
+    for number, one in enumerate(slices):
+        one.save_as(images / f"{number}.dcm", write_like_original=False)
+
+    def code(value: str, meaning: str) -> dict[str, str]:
+        return {"CodeValue": value, "CodingSchemeDesignator": "SCT", "CodeMeaning": meaning}
+
+    segments = [
+        {
+            "labelID": number,
+            "SegmentLabel": name,
+            "SegmentDescription": name,
+            "SegmentAlgorithmType": "MANUAL",
+            "SegmentedPropertyCategoryCodeSequence": code("123037004", "Anatomical Structure"),
+            "SegmentedPropertyTypeCodeSequence": code("85756007", "Tissue"),
+        }
+        for number, name in enumerate(names, start=1)
+    ]
+    about = {"ContentCreatorName": creator, "SeriesDescription": "Segmentation", "segmentAttributes": [segments]}
+    (folder / "dcmqi.json").write_text(json.dumps({**about, "SeriesNumber": "300", "InstanceNumber": "1"}))
+    command = [Path(sys.executable).with_name("itkimage2segimage"), "--inputImageList", label]
+    command += ["--inputDICOMDirectory", images, "--inputMetadata", folder / "dcmqi.json"]
+    subprocess.run([*command, "--outputDICOM", folder / "seg.dcm"], check=True, capture_output=True)
+    return folder / "seg.dcm"

@@ -87,6 +87,7 @@ def score(file: Path) -> None:
     for number in range(acknowledged(file), 10**9):
         store.add_record(ImageRecord(f"s{number}", VERSION, "f", {"bald": 0.5}, {}, None))
         os.write(notes, b"\n")
+        time.sleep(0.002)
 
 
 def acknowledged(file: Path) -> int:
@@ -101,14 +102,15 @@ def wait_for_server(url: str, child: int) -> None:
                 return
         except requests.ConnectionError:
             pass
-        if os.waitpid(child, os.WNOHANG)[0]:
-            raise AssertionError("the server did not start again")
+        ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        assert ended is None, "the server did not start again"
         assert time.monotonic() < end, "the server did not start in time"
         time.sleep(0.02)
 
 
 def check(url: str, known: Known, studies: Path, scores: Path) -> None:
     """Everything acknowledged is there: the label itself, or one that was sent after it."""
+    scored = acknowledged(scores)  # the next ones are on their way already
     history = requests.get(f"{url}/al/history", timeout=30).text
     for image, number in known.labelled.items():
         answer = requests.get(f"{url}/datastore/label", params={"label": image, "tag": "final"}, timeout=30)
@@ -125,7 +127,7 @@ def check(url: str, known: Known, studies: Path, scores: Path) -> None:
             assert again["id"] == image, f"{reader} held {image} and is given {again}"
     assert not list(studies.rglob("part-*")), "half-written files are left"
     store = Store(studies / "active_learning" / "store.sqlite")
-    assert len(store.fingerprints(VERSION)) >= acknowledged(scores), "a score is gone"
+    assert len(store.fingerprints(VERSION)) >= scored, "a score is gone"
     store.close()
 
 
@@ -168,26 +170,24 @@ def live(life: int, studies: Path, scores: Path, known: Known, rng: random.Rando
             serve(studies, port, scores)
         finally:
             os._exit(1)
-    url = f"http://127.0.0.1:{port}"
+    url, readers = f"http://127.0.0.1:{port}", []
     early = life % 5 == 4
-    if early:
+    try:
+        if not early:
+            wait_for_server(url, child)
+            check(url, known, studies, scores)
+            for place in range(READERS):
+                numbers = [1000 * (READERS * life + place) + step for step in range(1000)]
+                mine = [f"i{number}" for number in range(place, LABELLED, READERS)]
+                readers.append(threading.Thread(target=annotate, args=(url, known, f"ann{place}", numbers, mine)))
+                readers[-1].start()
         time.sleep(rng.uniform(0.0, LONGEST_LIFE))
-    else:
-        wait_for_server(url, child)
-        check(url, known, studies, scores)
-        readers = []
-        for place in range(READERS):
-            numbers = [1000 * (READERS * life + place) + step for step in range(1000)]
-            mine = [f"i{number}" for number in range(place, LABELLED, READERS)]
-            readers.append(threading.Thread(target=annotate, args=(url, known, f"ann{place}", numbers, mine)))
-            readers[-1].start()
-        time.sleep(rng.uniform(0.0, LONGEST_LIFE))
-    os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status), "the server had ended by itself"
-    if not early:
+    finally:
+        os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
         for reader in readers:
             reader.join()
+    assert os.WIFSIGNALED(status), "the server had ended by itself"
     assert not known.refused, known.refused
     return not early
 

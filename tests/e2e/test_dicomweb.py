@@ -11,12 +11,10 @@ import nibabel
 import numpy as np
 import pytest
 import requests
-from pydicom.uid import generate_uid
 
 from strategies.store import Store
-from tasks.dicom.seg import Authorship, write_seg
 from tests.conftest import REAL
-from tests.dicom import datasets, enhanced, mr_series
+from tests.dicom import datasets, dcmqi_seg, enhanced, mr_series
 from tests.e2e.orthanc import Orthanc
 from tests.server import Server, wait_for
 from tests.tiny import QUICK
@@ -154,9 +152,8 @@ def test_labels_and_series_of_others_are_seen_after_a_refresh(orthanc, server, t
     image = nibabel.load(draw(server, image_id, tmp_path))
     slices = [slice for slice in orthanc.instances("MR") if image_id == slice.SeriesInstanceUID]
     label = np.asarray(image.dataobj).astype(np.uint8)
-    seg = write_seg(label, image.affine, ["Tumor"], slices, Authorship("Slicer user"), generate_uid())
-    seg.save_as(tmp_path / "seg.dcm")
-    orthanc.upload([(tmp_path / "seg.dcm").read_bytes(), *phantom(7)])
+    seg = dcmqi_seg(tmp_path / "label.nii.gz", slices, ("Tumor",), "Slicer user", tmp_path)
+    orthanc.upload([seg.read_bytes(), *phantom(7)])
     assert server.post("/al/refresh").json() == {"total": 5, "completed": 1}
     stored = tmp_path / "stored.nii.gz"
     stored.write_bytes(server.get(f"/datastore/label?label={image_id}&tag=final").content)

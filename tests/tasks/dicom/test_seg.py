@@ -13,7 +13,7 @@ from tasks.dicom.seg import Authorship, made_at, read_seg, referenced_series, wr
 from tasks.dicom.volume import to_volume
 from tasks.files import LabelError
 from tasks.volume_segmentation.geometry import read_grid
-from tests.dicom import AXIAL, OBLIQUE, datasets, enhanced, mr_series
+from tests.dicom import AXIAL, OBLIQUE, datasets, dcmqi_seg, enhanced, mr_series
 
 NAMES = ("tumor", "liver")
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
@@ -85,6 +85,17 @@ def test_frames_of_an_enhanced_image_are_referred_to_one_by_one(tmp_path):
         found[number].update(whole.pixel_array[int(source.ReferencedFrameNumber) - 1][frame > 0].tolist())
     assert found == {1: {123, 124, 356}, 2: {0, 412}}
     np.testing.assert_array_equal(read_seg(seg, space.shape, space.affine)[0], label)
+
+
+def test_segmentations_of_3d_slicer_are_read_voxel_by_voxel(series, grid, tmp_path):
+    space, image = grid
+    label = label_of(image)
+    nibabel.save(nibabel.Nifti1Image(label, space.affine), tmp_path / "label.nii.gz")
+    seg = pydicom.dcmread(dcmqi_seg(tmp_path / "label.nii.gz", series, ("liver", "tumor"), "Reader^Sam", tmp_path))
+    found, segments, creator = read_seg(seg, space.shape, space.affine)
+    np.testing.assert_array_equal(found, label)
+    assert (segments[0], creator) == ({"name": "liver", "idx": 1}, "Reader^Sam")
+    assert referenced_series(seg) == series[0].SeriesInstanceUID
 
 
 def test_names_authors_colours_and_references_are_right(series, grid):
