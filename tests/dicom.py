@@ -28,6 +28,7 @@ def mr_series(
     orientation: tuple[float, ...] = AXIAL,
     origin: tuple[float, ...] = (0.0, 0.0, 0.0),
     spacing: tuple[float, float, float] = (1.0, 1.0, 3.0),
+    downwards: bool = False,
 ) -> list[bytes]:
     """An MR series, its files shuffled.
 
@@ -40,6 +41,7 @@ def mr_series(
         orientation: direction of the rows and of the columns (LPS).
         origin: of the first pixel of the first slice, in mm (LPS).
         spacing: of rows, columns and slices in mm.
+        downwards: number the slices against their normal.
     """
     study, series, frame = study or generate_uid(), generate_uid(), frame or generate_uid()
     normal = np.cross(orientation[:3], orientation[3:])
@@ -58,7 +60,7 @@ def mr_series(
         image.StudyTime = image.SeriesTime = "120000"
         image.StudyID, image.AccessionNumber, image.PatientBirthDate, image.PatientSex = "1", "1", "", ""
         image.Modality, image.SeriesDescription, image.SeriesNumber = "MR", description, 1
-        image.InstanceNumber = number + 1
+        image.InstanceNumber = len(voxels) - number if downwards else number + 1
         image.ImagePositionPatient = [round(float(v), 6) for v in np.asarray(origin) + normal * spacing[2] * number]
         image.ImageOrientationPatient = [round(float(value), 9) for value in orientation]
         image.PixelSpacing, image.SliceThickness, image.SpacingBetweenSlices = list(spacing[:2]), spacing[2], spacing[2]

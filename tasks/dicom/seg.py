@@ -28,6 +28,8 @@ _ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 _STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
 _NEOPLASM = Code("108369006", "SCT", "Neoplasm")
 _TISSUE = Code("85756007", "SCT", "Tissue")
+_DCMJS = {"Manufacturer": "Unspecified", "ManufacturerModelName": "Unspecified", "SoftwareVersions": "0"}
+"""What dcmjs, with which OHIF exports, says of itself."""
 _STRAIGHT = 0.1
 """Voxels that a pixel of a SEG may be off the image's grid."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -207,6 +209,24 @@ def referenced_series(header: Dataset) -> str:
     """UID of the series that a SEG refers to, empty if it does not say."""
     sequence = header.get("ReferencedSeriesSequence")
     return str(sequence[0].get("SeriesInstanceUID", "")) if sequence else ""
+
+
+def may_be_mirrored(seg: Dataset, headers: Sequence[Dataset]) -> bool:
+    """Whether a SEG is one of those whose frames OHIF may have put on the wrong slices.
+
+    OHIF's export (dcmjs, seen in the version that MONAI Label ships) takes the slices in the order they are shown, by
+    instance number, and writes the places in descending order along their normal. Unless both are the same order, the
+    segmentation lies mirrored in the archive. Nothing in it tells whether the version that wrote it is a mended one.
+
+    Args:
+        seg: the instance.
+        headers: of the image's slices, or of one enhanced instance with all of them.
+    """
+    if any(str(seg.get(name, "")) != value for name, value in _DCMJS.items()):
+        return False
+    shown = sorted(headers, key=lambda header: int(header.get("InstanceNumber") or 0))
+    along = [frame.along for header in shown for frame in _frames(header)]
+    return bool((np.diff(along) >= 0).any())
 
 
 def made_at(header: Dataset) -> dt.datetime | None:

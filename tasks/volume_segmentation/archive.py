@@ -29,7 +29,7 @@ from tasks.datastore.folder import StudiesFolder
 from tasks.datastore.outbox import Outbox
 from tasks.datastore.rules import FINAL
 from tasks.dicom.client import SEG, Archive, Series
-from tasks.dicom.seg import Authorship, made_at, read_seg, referenced_series, write_seg
+from tasks.dicom.seg import Authorship, made_at, may_be_mirrored, read_seg, referenced_series, write_seg
 from tasks.dicom.selection import SeriesFilter, images
 from tasks.dicom.volume import onto_grid, to_volume
 from tasks.files import ArchiveError, ImageError, LabelError, reason
@@ -377,6 +377,11 @@ class ArchiveFolder(StudiesFolder):
         if own is not None and (made is None or made <= dt.datetime.fromtimestamp(own)):
             return False
         image = Path(self.get_image_uri(image_id))
+        if may_be_mirrored(seg, self._headers(image_id)):
+            raise LabelError(
+                "OHIF exported it, which mirrors segmentations of series that are numbered upwards: it may lie on the "
+                "wrong slices. Use “Submit label” of the panel instead"
+            )
         grid = read_grid(image)
         label, segments, creator = read_seg(seg, grid.shape, grid.affine)
         with tempfile.TemporaryDirectory(prefix="label-") as folder:

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from tasks.phantoms import SPACING, phantom
 from tests.conftest import REAL, ROOT
-from tests.dicom import datasets, mr_series
+from tests.dicom import OBLIQUE, datasets, mr_series
 from tests.e2e.browser import SECONDS, WEBGL, chromium, sign_in
 from tests.e2e.orthanc import Orthanc
 from tests.e2e.viewer import Viewer, in_space
@@ -274,6 +274,65 @@ def test_without_our_panel_the_viewer_works_as_it_is_shipped(site, browser):
     viewer.page.wait_for_selector("#monailabelServerURL", timeout=120 * SECONDS)
     assert viewer.page.locator("#active-learning").count() == 0
     viewer.context.close()
+
+
+EXPORT = """async () => {
+  const { segmentationId } = services.segmentationService.getSegmentations()[0];
+  services.segmentationService.setSegmentLabel(segmentationId, 1, 'tumor');
+  const dataSource = extensionManager.getActiveDataSource()[0];
+  window.stored = commandsManager.runCommand('storeSegmentation', { segmentationId, dataSource });
+}"""
+SHOWN = "() => cornerstone.getRenderingEngines()[0].getViewports()[0].getCurrentImageId()"
+
+
+def test_what_ohif_exports_itself_counts_unless_it_may_lie_on_the_wrong_slices(browser, tmp_path, monkeypatch):
+    monkeypatch.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path / "kept"))
+    voxels = np.random.default_rng(0).normal(100, 10, (12, 48, 48)).clip(0)
+    series = {way: mr_series(way, voxels, orientation=OBLIQUE, downwards=way == "down") for way in ("up", "down")}
+    site = Site(tmp_path, [file for files in series.values() for file in files])
+    shown = {}
+    try:
+        for number, (way, files) in enumerate(series.items()):
+            (first, *_) = datasets(files)
+            viewer = Viewer(browser, site.server.url)
+            page = viewer.page
+            page.goto(f"{site.server.url}/ohif/segmentation?StudyInstanceUIDs={first.StudyInstanceUID}")
+            page.get_by_text("Add Segmentation").click(timeout=120 * SECONDS)
+            expect(page.get_by_text("Add Segment", exact=True)).to_be_visible(timeout=30 * SECONDS)
+            if page.get_by_text("Confirm and Hide").count():
+                page.get_by_text("Confirm and Hide").click()
+            box = page.locator(".cornerstone-viewport-element").first.bounding_box()
+            x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+            page.mouse.move(x, y)
+            page.mouse.wheel(0, 100)
+            page.locator("[data-cy=Brush], [data-cy='Brush-btn']").first.click()
+            page.wait_for_timeout(1 * SECONDS)
+            page.mouse.move(x - 80, y - 60)
+            page.mouse.down()
+            page.mouse.move(x - 30, y - 50, steps=5)
+            page.mouse.up()
+            page.wait_for_timeout(1 * SECONDS)
+            shown[way] = page.evaluate(SHOWN).split("/instances/")[1].split("/")[0]
+            page.evaluate(EXPORT)
+            name = page.locator("input[type=text]").last
+            name.click(timeout=30 * SECONDS)
+            page.keyboard.type("From OHIF")
+            page.keyboard.press("Enter")
+            wait_for(lambda number=number: len(site.orthanc.series("SEG")) == number + 1, 30)
+            viewer.context.close()
+        assert site.server.post("/al/refresh").json() == {"total": 2, "completed": 1}
+        assert "it may lie on the wrong slices" in site.server.text()
+        taken = datasets(series["down"])
+        answer = site.server.get(f"/datastore/label?label={taken[0].SeriesInstanceUID}&tag=final")
+        (tmp_path / "taken.nii.gz").write_bytes(answer.content)
+        label = SimpleITK.ReadImage(str(tmp_path / "taken.nii.gz"))
+        index = np.argwhere(SimpleITK.GetArrayFromImage(label) > 0)[:, ::-1].tolist()
+        (slice,) = [one for one in taken if shown["down"] == one.SOPInstanceUID]
+        normal = np.cross(*np.array(slice.ImageOrientationPatient, dtype=float).reshape(2, 3))
+        places = np.array([label.TransformIndexToPhysicalPoint(place) for place in index])
+        np.testing.assert_allclose((places - np.array(slice.ImagePositionPatient, dtype=float)) @ normal, 0, atol=0.01)
+    finally:
+        site.stop()
 
 
 def test_with_authentication_one_signs_in_once_and_an_ended_session_costs_no_work(browser, tmp_path, monkeypatch):

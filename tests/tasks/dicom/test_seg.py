@@ -9,7 +9,7 @@ import pytest
 import SimpleITK
 from pydicom.uid import generate_uid
 
-from tasks.dicom.seg import Authorship, made_at, read_seg, referenced_series, write_seg
+from tasks.dicom.seg import Authorship, made_at, may_be_mirrored, read_seg, referenced_series, write_seg
 from tasks.dicom.volume import to_volume
 from tasks.files import LabelError
 from tasks.volume_segmentation.geometry import read_grid
@@ -96,6 +96,19 @@ def test_segmentations_of_3d_slicer_are_read_voxel_by_voxel(series, grid, tmp_pa
     np.testing.assert_array_equal(found, label)
     assert (segments[0], creator) == ({"name": "liver", "idx": 1}, "Reader^Sam")
     assert referenced_series(seg) == series[0].SeriesInstanceUID
+
+
+@pytest.mark.parametrize(
+    ("downwards", "by_ohif", "suspect"), [(False, True, True), (True, True, False), (False, False, False)]
+)
+def test_what_ohif_may_have_put_on_the_wrong_slices_is_known(downwards, by_ohif, suspect):
+    slices = datasets(mr_series("p", np.zeros((5, 6, 7)), orientation=OBLIQUE, downwards=downwards))
+    seg = pydicom.Dataset()
+    seg.Manufacturer = "Unspecified" if by_ohif else "QIICR"
+    seg.ManufacturerModelName, seg.SoftwareVersions = "Unspecified", "0"
+    assert may_be_mirrored(seg, slices) is suspect
+    if not downwards:
+        assert may_be_mirrored(seg, datasets([enhanced(mr_series("p", np.zeros((5, 6, 7))))])) is by_ohif
 
 
 def test_names_authors_colours_and_references_are_right(series, grid):
