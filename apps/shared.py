@@ -292,7 +292,7 @@ class ActiveLearningApp:
         super().on_init_complete()  # type: ignore[misc]
         if self._datastore.status()["total"] >= LARGE_POOL:
             self.rounds.planner = PlanningProcess(self.store, self.options.batch_size, self.options.seed)
-        self.rounds.prepare(self.query_strategies[0])
+        self.preparation.order(self.query_strategies[0])
         self._prepare_rounds()
         self.loop.start()
 
@@ -307,8 +307,9 @@ class ActiveLearningApp:
         if task is None:  # somebody else started one: afterwards the loop looks again at what is due
             while processes(kind):
                 time.sleep(0.5)
-            return True
-        while task["status"] in ("SUBMITTED", "RUNNING"):
-            time.sleep(0.5)
+        else:
+            while task["status"] in ("SUBMITTED", "RUNNING"):
+                time.sleep(0.5)
+        self.rounds.forget_plans()
         self._prepare_rounds()
-        return bool(task["status"] == "DONE")
+        return task is None or bool(task["status"] == "DONE")

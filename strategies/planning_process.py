@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -117,6 +118,7 @@ def _write(stream: Any, content: Any) -> None:
 def serve() -> None:
     """Order pools as they are asked for on standard input, until nobody can ask any more."""
     logging.basicConfig(level=logging.WARNING)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server is stopped with it, and this process ends with the server
     if hasattr(os, "nice"):
         os.nice(_NICE)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer

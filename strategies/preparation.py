@@ -56,7 +56,11 @@ class Preparation:
                     self._busy = False
                     return
                 _, strategy = self._waiting.popitem(last=False)
-            try:
-                self._rounds.prepare(strategy)
-            except Exception:  # the request that needs the round will meet it again
-                logger.exception("the next round of %s could not be prepared", strategy.name)
+            self.order(strategy)
+
+    def order(self, strategy: QueryStrategy) -> None:
+        """Order the pool for the strategy's next round now; what fails is logged."""
+        try:
+            self._rounds.prepare(strategy)
+        except Exception:  # the request that needs the round will meet it again
+            logger.exception("the next round of %s could not be prepared", strategy.name)

@@ -173,6 +173,10 @@ class Rounds:
         plan = self._plans.get(strategy.name)
         return plan is not None and not plan.is_spoiled
 
+    def forget_plans(self) -> None:
+        """Another model may order the pool from now on: what was ordered ahead is ordered anew."""
+        self._plans.clear()
+
     def take_label(self, image_id: str, client_id: str | None = None, details: Mapping[str, Any] | None = None) -> str:
         """Note that an image has its final label: its lease ends, and rounds with no image left are closed.
 

@@ -219,6 +219,26 @@ def test_a_plan_of_an_older_model_is_not_used(store, pool, rounds):
     assert rounds.next_image(VARIANCE, "ann").image_id == pool[-1]
 
 
+def test_after_a_training_what_was_ordered_ahead_is_ordered_anew(store, pool, rounds):
+    score(store, pool)
+    rounds.prepare(VARIANCE)
+    score(store, pool[::-1], "v2")
+    rounds.forget_plans()
+    assert not rounds.is_prepared(VARIANCE)
+    assert rounds.prepare(VARIANCE)
+    assert rounds.next_image(VARIANCE, "ann").model_version == "v2"
+
+
+def test_a_spoiled_plan_serves_until_it_is_made_again(store, pool, rounds):
+    score(store, pool)
+    rounds.prepare(VARIANCE)
+    for name in pool[:3]:
+        rounds.take_label(name)
+    assert not rounds.is_prepared(VARIANCE)
+    served = rounds.next_image(VARIANCE, "ann")
+    assert (served.image_id, served.round_size) == (pool[3], 1)
+
+
 def test_images_in_other_hands_count_as_annotated_for_what_should_be_unlike_them(store, pool, rounds):
     score(store, pool)
     dissimilar = CATALOGUE["dropout_variance_dissimilar"]
