@@ -36,7 +36,7 @@ from tasks.datastore.rules import FINAL
 from tasks.files import reason
 from tasks.groups import DUPLICATES_TABLE, Grouping, read_grouping
 from tasks.hyperparameters import default_preset
-from tasks.loop import TRAIN, ActiveLearningLoop
+from tasks.loop import SCORING, TRAIN, ActiveLearningLoop
 from tasks.models import ModelRegistry
 
 logger = logging.getLogger(__name__)
@@ -310,6 +310,7 @@ class ActiveLearningApp:
         else:
             while task["status"] in ("SUBMITTED", "RUNNING"):
                 time.sleep(0.5)
-        self.rounds.forget_plans()
+        if kind == SCORING:
+            self.rounds.forget_plans()
         self._prepare_rounds()
         return task is None or bool(task["status"] == "DONE")

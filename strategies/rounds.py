@@ -174,7 +174,7 @@ class Rounds:
         return plan is not None and not plan.is_spoiled
 
     def forget_plans(self) -> None:
-        """Another model may order the pool from now on: what was ordered ahead is ordered anew."""
+        """Another model orders the pool from now on: what was ordered ahead must be ordered anew."""
         self._plans.clear()
 
     def take_label(self, image_id: str, client_id: str | None = None, details: Mapping[str, Any] | None = None) -> str:

@@ -219,7 +219,7 @@ def test_a_plan_of_an_older_model_is_not_used(store, pool, rounds):
     assert rounds.next_image(VARIANCE, "ann").image_id == pool[-1]
 
 
-def test_after_a_training_what_was_ordered_ahead_is_ordered_anew(store, pool, rounds):
+def test_after_a_scoring_what_was_ordered_ahead_is_ordered_anew(store, pool, rounds):
     score(store, pool)
     rounds.prepare(VARIANCE)
     score(store, pool[::-1], "v2")
