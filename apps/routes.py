@@ -36,10 +36,11 @@ router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
 
 
 def client_of(given: Any, user: User, request: Request) -> str:
-    """The annotator: the ``client_id`` given, else the authenticated user, else one anonymous name per address."""
+    """The annotator: the authenticated user, else the ``client_id`` given, else one anonymous name per address."""
+    if settings.MONAI_LABEL_AUTH_ENABLE:
+        return user.username
     address = request.client.host if request.client else "unknown"
-    signed_in = user.username if settings.MONAI_LABEL_AUTH_ENABLE else None
-    return str(given or signed_in or f"{ANONYMOUS}@{address}")
+    return str(given or f"{ANONYMOUS}@{address}")
 
 
 def answers() -> Answers:
@@ -59,8 +60,8 @@ def next_sample(
 ) -> dict[str, Any]:
     """Lease the next image of a strategy.
 
-    MONAI Label's own would walk the datastore twice and rewrite its index. The annotator is ``client_id``, else the
-    authenticated user, else one anonymous name per client address.
+    MONAI Label's own would walk the datastore twice and rewrite its index. The annotator is the authenticated user,
+    else ``client_id``, else one anonymous name per client address.
     """
     options = dict(params or {})
     _check_names(options)
@@ -96,7 +97,7 @@ def save_label(
     info = _json_object(params)
     _check_names(info)
     if settings.MONAI_LABEL_AUTH_ENABLE:
-        info.setdefault("client_id", user.username)
+        info["client_id"] = user.username
     model = app_instance().store.current_model(str(info.get("model") or ""))
     if model is not None:
         info.setdefault("model_version", model.version)

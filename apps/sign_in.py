@@ -57,7 +57,8 @@ class Sessions:
     def add(self, tokens: Tokens) -> str:
         """Keep tokens; returns the secret for the cookie."""
         old = time.monotonic() - UNUSED_SECONDS
-        self._sessions = {key: session for key, session in self._sessions.items() if session.used_at > old}
+        for key in [key for key, session in list(self._sessions.items()) if session.used_at < old]:
+            self.drop(key)
         key = secrets.token_urlsafe(32)
         self._sessions[key] = Session(tokens)
         return key

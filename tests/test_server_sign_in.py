@@ -151,15 +151,18 @@ def test_roles_count_whoever_asks_and_however(service, server):
 
 
 def test_slicer_s_client_signs_in_with_a_token(service, server, tmp_path):
-    client = server.client("")
+    client = server.client("somebody else")
     assert client.auth_enabled()
     with pytest.raises(MONAILabelClientException) as refused:
         client.auth_token("ada", "wrong")
     assert refused.value.status_code == 401
     client.update_auth(client.auth_token("ada", "secret"))
-    sample = client.next_sample("random", {})
+    sample = client.next_sample("random", {"client_id": "somebody else"})
     file = write_volume(tmp_path / "label.nii.gz", np.ones((5, 4, 3), np.uint8))
-    client.save_label(sample["id"], str(file), params={"label_info": [{"name": "tumor", "idx": 1}]})
+    client.save_label(sample["id"], str(file), params={"client_id": "somebody else"})
     root = signed_in(server, "root")
-    assert f"labelled,{sample['id']},ada" in root.get(f"{server.url}/al/history", timeout=30).text
+    history = root.get(f"{server.url}/al/history", timeout=30).text
+    assert f"leased,{sample['id']},ada" in history
+    assert f"labelled,{sample['id']},ada" in history
+    assert "somebody else" not in history
     assert json.loads(root.get(f"{server.url}/info/", timeout=30).text)["datastore"]["completed"] == 1
