@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from apps.authentication import CredentialsError, RealmError
 from apps.sign_in import SignedIn, instead_of
 from tasks.files import ArchiveError, ImageError, LabelError
 
@@ -154,6 +155,8 @@ HANDLERS: dict[type[Exception], Callable[..., Any]] = {
     LabelError: _says(400),
     ImageError: _says(400),
     ArchiveError: _says(503, **{"Retry-After": "10"}),
+    CredentialsError: _says(401),
+    RealmError: _says(503, **{"Retry-After": "10"}),
     ImageNotFoundException: _says(404),
     LabelNotFoundException: _says(404),
     MONAILabelException: _says(400),

@@ -95,8 +95,7 @@ class Planner:
             return self._plan(session, strategy, serving_version(session))
 
     def _plan(self, session: orm.Session, strategy: QueryStrategy, version: str) -> Plan | None:
-        same = sa.select(sa.func.count()).select_from(Round).where(Round.strategy == strategy.name)
-        scored_rounds = session.scalar(same.where(Round.reason == SCORED)) or 0
+        scored_rounds = session.scalar(_count(strategy).where(Round.reason == SCORED)) or 0
         pool = self.pools.pool(session, strategy, version, scored_rounds + 1) if version else None
         reason = SCORED if pool else COLD_START
         if pool is None:
@@ -131,8 +130,11 @@ class Planner:
 
 def next_number(session: orm.Session, strategy: QueryStrategy) -> int:
     """Number of the strategy's next round."""
-    same = sa.select(sa.func.count()).select_from(Round).where(Round.strategy == strategy.name)
-    return (session.scalar(same) or 0) + 1
+    return (session.scalar(_count(strategy)) or 0) + 1
+
+
+def _count(strategy: QueryStrategy) -> sa.Select[tuple[int]]:
+    return sa.select(sa.func.count()).select_from(Round).where(Round.strategy == strategy.name)
 
 
 def has_round(session: orm.Session, strategy: QueryStrategy, version: str) -> bool:

@@ -122,7 +122,7 @@ class Rounds:
                 place = self._free_place(session, strategy, version)
                 if place is None:
                     plan = self._plans.pop(strategy.name, None)
-                    if plan is not None and self._open(session, strategy, version, plan):
+                    if plan is not None and self._open(session, strategy, plan):
                         place = self._free_place(session, strategy, version)
                 if place is not None:
                     lease = Lease(
@@ -164,9 +164,8 @@ class Rounds:
 
     def _is_current(self, strategy: QueryStrategy) -> bool:
         with self.store.reading() as session:
-            current = (serving_version(session), next_number(session, strategy))
-        plan = self._plans.get(strategy.name)
-        return plan is not None and not plan.is_spoiled and (plan.model_version, plan.number) == current
+            plan = self._plans.get(strategy.name)
+            return plan is not None and not plan.is_spoiled and _is_next(session, strategy, plan)
 
     def is_prepared(self, strategy: QueryStrategy) -> bool:
         """Whether the pool is ordered for the next round, and most of that can still be served."""
@@ -226,7 +225,7 @@ class Rounds:
         with self.store.transaction() as session:
             version = self._serving_version(session, strategy)
             if plan is not None and not has_round(session, strategy, version):
-                self._open(session, strategy, version, plan)
+                self._open(session, strategy, plan)
 
     def completed_since(self, time: dt.datetime | None) -> bool:
         """Whether a round was labelled to its end after ``time`` (None: ever)."""
@@ -275,9 +274,9 @@ class Rounds:
             .limit(1)
         ).first()
 
-    def _open(self, session: orm.Session, strategy: QueryStrategy, version: str, plan: Plan) -> bool:
+    def _open(self, session: orm.Session, strategy: QueryStrategy, plan: Plan) -> bool:
         """Open the planned round with what can still be served of it; False if it has become stale."""
-        if plan.model_version != version or plan.number != next_number(session, strategy):
+        if not _is_next(session, strategy, plan):
             return False
         names = [place.image_id for place in plan.places]
         left = set(
@@ -290,7 +289,7 @@ class Rounds:
         places = [place for place in plan.places if place.image_id in left]
         if not places:
             return False
-        row = Round(strategy=strategy.name, model_version=version, number=plan.number, size=len(places))
+        row = Round(strategy=strategy.name, model_version=plan.model_version, number=plan.number, size=len(places))
         row.reason, row.opened_at = plan.reason, self.clock()
         session.add(row)
         session.flush()
@@ -304,7 +303,7 @@ class Rounds:
         session.flush()
         logger.info(
             "round %d of %s: %d images, %s, model %s",
-            *(plan.number, strategy.name, len(places), plan.reason, version or "none"),
+            *(plan.number, strategy.name, len(places), plan.reason, plan.model_version or "none"),
         )
         if plan.pseudo:
             logger.info("round %d of %s: the model labels %d images", plan.number, strategy.name, len(plan.pseudo))
@@ -330,6 +329,11 @@ class Rounds:
             lease_expires=lease.expires_at,
             group=place.group,
         )
+
+
+def _is_next(session: orm.Session, strategy: QueryStrategy, plan: Plan) -> bool:
+    """Whether a plan is for the strategy's next round under the serving model version."""
+    return (plan.model_version, plan.number) == (serving_version(session), next_number(session, strategy))
 
 
 def close_finished(session: orm.Session, image_id: str, time: dt.datetime) -> None:

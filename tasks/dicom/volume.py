@@ -85,11 +85,10 @@ def _from_frames(instance: Dataset, frames: Sequence[Frame], order: Sequence[int
 
 def _values(instance: Dataset, own: Dataset, pixels: np.ndarray) -> np.ndarray:
     """Stored pixels of a frame as values."""
-    if "PixelValueTransformationSequence" not in own and not any(
-        "PixelValueTransformationSequence" in shared for shared in instance.get("SharedFunctionalGroupsSequence") or ()
-    ):
+    try:
+        scale = group(instance, own, "PixelValueTransformationSequence")
+    except (TypeError, IndexError):  # there is none
         return pixels.astype(np.float32)
-    scale = group(instance, own, "PixelValueTransformationSequence")
     return (pixels * float(scale.RescaleSlope) + float(scale.RescaleIntercept)).astype(np.float32)
 
 

@@ -247,11 +247,9 @@ def test_what_is_refused_says_why_and_a_server_that_is_away_costs_no_work(site, 
     viewer.stroke()
     drawn = viewer.drawn()
     site.server.kill()
-    viewer.page.evaluate("() => { document.querySelector('#al-notice').dataset.kind = 'info' }")
     assert "cannot be reached. What you drew is still here" in viewer.submit()
     site.server.start()
     assert viewer.drawn() == drawn
-    viewer.page.evaluate("() => { document.querySelector('#al-notice').dataset.kind = 'info' }")
     assert viewer.submit().startswith("Stored: ")
     found = seg_places(seg_of(site, image_id, "Dora"))
     assert near(found["tumor"], drawn.places["tumor"])
@@ -299,8 +297,7 @@ def test_what_ohif_exports_itself_counts_unless_it_may_lie_on_the_wrong_slices(b
             page.goto(f"{site.server.url}/ohif/segmentation?StudyInstanceUIDs={first.StudyInstanceUID}")
             page.get_by_text("Add Segmentation").click(timeout=120 * SECONDS)
             expect(page.get_by_text("Add Segment", exact=True)).to_be_visible(timeout=30 * SECONDS)
-            if page.get_by_text("Confirm and Hide").count():
-                page.get_by_text("Confirm and Hide").click()
+            viewer.close_banner()
             box = page.locator(".cornerstone-viewport-element").first.bounding_box()
             x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
             page.mouse.move(x, y)
@@ -364,7 +361,6 @@ def test_with_authentication_one_signs_in_once_and_an_ended_session_costs_no_wor
             sign_in(opened.value, "ada", "secret")
             opened.value.wait_for_url("**/ohif/**")
             assert viewer.drawn() == drawn
-            page.evaluate("() => { document.querySelector('#al-notice').dataset.kind = 'info' }")
             assert viewer.submit().startswith("Stored: ")
             found = seg_places(seg_of(site, image_id, "ada"))
             assert near(found["tumor"], drawn.places["tumor"])
