@@ -8,7 +8,7 @@ import errno
 import ipaddress
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import requests
@@ -21,8 +21,10 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from apps.access import Row, serve_only
 from apps.authentication import CredentialsError, RealmError
 from apps.sign_in import SignedIn, instead_of
+from apps.words import without_paths
 from tasks.files import ArchiveError, ImageError, LabelError
 
 logger = logging.getLogger(__name__)
@@ -68,15 +70,16 @@ class UploadLimit:
         return f"the request is larger than {self.largest >> 20} MB, the option max_upload_mb"
 
 
-def protect(server: FastAPI, routers: Sequence[APIRouter], largest_upload: int) -> None:
-    """Put our routes before MONAI Label's, limit uploads, and turn errors into clear answers.
+def protect(server: FastAPI, routers: Sequence[APIRouter], rows: Iterable[Row], largest_upload: int) -> None:
+    """Serve our routes and no others, limit uploads, and turn errors into clear answers.
 
     Args:
         server: MONAI Label's application, about to start.
-        routers: ours, whose routes take precedence.
+        routers: ours.
+        rows: of routes that are not in the table of this repository.
         largest_upload: bytes of a request's body.
     """
-    server.router.routes[:0] = [route for router in routers for route in router.routes]
+    serve_only(server, routers, rows)
     server.middleware_stack = None  # was built to tell the application that it starts; the first request builds ours
     server.add_middleware(UploadLimit, largest=largest_upload)
     if settings.MONAI_LABEL_AUTH_ENABLE:
@@ -107,7 +110,7 @@ def warn_if_open(arguments: Sequence[str]) -> None:
 
 
 def _answer(status: int, words: str, **headers: str) -> Response:
-    return JSONResponse({"detail": words}, status, headers or None)
+    return JSONResponse({"detail": without_paths(words)}, status, headers or None)
 
 
 def _says(status: int, **headers: str) -> Callable[[Request, Exception], Response]:
@@ -148,6 +151,8 @@ async def _http(request: Request, error: Exception) -> Response:
         return _answer(507, _DISK_FULL)
     if error.status_code == 401 and (page := instead_of(request)) is not None:
         return page
+    if isinstance(error.detail, str):
+        error.detail = without_paths(error.detail)
     return await http_exception_handler(request, error)
 
 

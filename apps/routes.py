@@ -19,14 +19,15 @@ from monailabel.endpoints import datastore, infer
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
-from monailabel.utils.async_tasks.utils import processes
 
 from strategies.answers import Answers
 from strategies.next_sample import ANONYMOUS
 from strategies.store import Store
+from tasks.datastore.folder import ORIGINAL
 from tasks.datastore.rules import FINAL
 from tasks.files import LONGEST_NAME
-from tasks.loop import SCORING, TRAIN
+from tasks.jobs.options import inference_options
+from tasks.jobs.queue import SCORING, TRAIN
 
 READER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
@@ -183,8 +184,19 @@ def run_inference(
         raise HTTPException(status_code=400, detail="say which image: image, session_id or file")
     if output == infer.ResultType.dicom_seg:
         raise HTTPException(status_code=400, detail="output must be image, json or all")
-    given = json.dumps(_json_object(params))
+    given = json.dumps(_inference(model, _json_object(params)))
     return infer.run_inference(background_tasks, model, image, session_id, given, file, label, output)
+
+
+def _inference(model: str, params: dict[str, Any]) -> dict[str, Any]:
+    """The options of an inference that are known, checked; what names no file, model or stored label."""
+    try:
+        options = inference_options(params, {ORIGINAL, *app_instance().options.tags})
+    except ValueError as error:
+        raise HTTPException(status_code=400, detail=str(error)) from error
+    if options.pop("model", model) != model:
+        raise HTTPException(status_code=400, detail=f"model: the address asks for {model!r}")
+    return options
 
 
 @router.get("/al/progress", tags=["ActiveLearning"])
@@ -194,7 +206,7 @@ def progress(
     """Images in all, labelled, skipped, unreadable and labelled by the reader; round, model and the running job."""
     app = app_instance()
     model = app.current_model()
-    job = next((kind for kind in (TRAIN, SCORING) if processes(kind)), "")
+    job = next((kind for kind in (TRAIN, SCORING) if app.jobs.running(kind)), "")
     trainings = (trainer.stats() for trainer in app.trainers()) if job == TRAIN else ()
     stats: dict[str, Any] = next((stats for stats in trainings if not stats.get("total_time")), {})
     return {

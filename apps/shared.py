@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import tempfile
-import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +17,9 @@ from monailabel.config import settings
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.train import TrainTask
-from monailabel.utils.async_tasks.task import AsyncTask
-from monailabel.utils.async_tasks.utils import processes
 
-from apps import pages, routes, sign_in, stock
+from apps import jobs, pages, routes, sign_in, stock, upkeep
+from apps.access import Row
 from apps.authentication import accept_tokens
 from apps.guard import protect, warn_if_open
 from apps.options import ConfigurationError, Options, is_remote, refuse
@@ -36,17 +34,16 @@ from tasks.datastore.rules import FINAL
 from tasks.files import reason
 from tasks.groups import DUPLICATES_TABLE, Grouping, read_grouping
 from tasks.hyperparameters import default_preset
-from tasks.loop import SCORING, TRAIN, ActiveLearningLoop
+from tasks.jobs.queue import JOB_PROCESS, SCORING, TRAIN, Job, JobQueue
+from tasks.loop import ActiveLearningLoop
 from tasks.models import ModelRegistry
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (routes.router, pages.router, stock.router)
+ROUTERS = (routes.router, jobs.router, upkeep.router, pages.router, stock.router)
 """Routes that every app has."""
 SIGN_IN = (sign_in.router,) if settings.MONAI_LABEL_AUTH_ENABLE else ()
 """Routes that every app has with authentication."""
-JOB_PROCESS = "ACTIVE_LEARNING_JOB"
-"""Environment variable that the server sets for the training and scoring processes it starts."""
 
 
 def _kept_for(studies: str, app_dir: str) -> Path:
@@ -87,6 +84,8 @@ class ActiveLearningApp:
     options: Options
     routers: tuple[APIRouter, ...] = ()
     """Routes of the app besides those that all have."""
+    access: tuple[Row, ...] = ()
+    """Rows of those routes that are not in the table of this repository, see :mod:`apps.access`."""
     presets: Mapping[str, Any]
 
     default_strategy = "random"
@@ -102,6 +101,8 @@ class ActiveLearningApp:
     studies: str
     _datastore: StudiesFolder
     _trainers: dict[str, TrainTask]
+    _infers: dict[str, Any]
+    _scoring_methods: dict[str, Any]
     _infers_threadpool: ThreadPoolExecutor | None
     _strategies: dict[str, NextSample]
     sessions: Callable[[], Any]
@@ -128,6 +129,7 @@ class ActiveLearningApp:
         self._auto_update_scoring = False
         # Requests come in threads: without a limit, twenty annotators would run twenty networks at once.
         self._infers_threadpool = self._infers_threadpool or ThreadPoolExecutor(1, thread_name_prefix="infer")
+        self.jobs = JobQueue(ended=self._job_ended)
         self.loop = ActiveLearningLoop(
             self.store,
             self.rounds,
@@ -182,6 +184,14 @@ class ActiveLearningApp:
         """All trainers."""
         return list(self._trainers.values())
 
+    def usable_models(self) -> list[str]:
+        """Names of the models that inference can use now."""
+        return [name for name, task in self._infers.items() if task.is_valid()]
+
+    def scoring_methods(self) -> list[str]:
+        """Names of the methods that score the pool."""
+        return list(self._scoring_methods)
+
     def current_model(self) -> Model | None:
         """The newest model that scoring uses, None before the first training."""
         return next(iter(self.registry.scoring_models()), None)
@@ -235,15 +245,12 @@ class ActiveLearningApp:
         """Run inference.
 
         Raises:
-            HTTPException: 400 with the reason for an image that cannot be used, a model that is not there or a result
-                that should be stored as a person's label; 404 for an image that is neither in the datastore nor
-                uploaded.
+            HTTPException: 400 with the reason for an image that cannot be used or a model that is not there; 404 for an
+                image that is neither in the datastore nor uploaded.
         """
         image = request.get("image")
         if isinstance(image, str) and not self._may_read(image):
             raise HTTPException(status_code=404, detail=f"there is no image {image!r}")
-        if request.get("label_tag") == FINAL:
-            raise HTTPException(status_code=400, detail="label_tag: a model's result is no final label")
         try:
             result: dict[str, Any] = super().infer(request, datastore)  # type: ignore[misc]
         except (ValueError, RuntimeError) as error:
@@ -284,10 +291,9 @@ class ActiveLearningApp:
     def on_init_complete(self) -> None:
         """Server start: routes, environment of the jobs, and the loop."""
         accept_tokens()
-        os.environ[JOB_PROCESS] = "1"
         from monailabel.app import app as server
 
-        protect(server, [*ROUTERS, *SIGN_IN, *self.routers], self.options.max_upload_mb << 20)
+        protect(server, [*ROUTERS, *SIGN_IN, *self.routers], self.access, self.options.max_upload_mb << 20)
         warn_if_open(sys.argv[1:])
         super().on_init_complete()  # type: ignore[misc]
         if self._datastore.status()["total"] >= LARGE_POOL:
@@ -302,15 +308,18 @@ class ActiveLearningApp:
             self.preparation.ask(strategy)
 
     def run_job(self, kind: str, name: str) -> bool:
-        """Run a job as MONAI Label does, in a process of its own; wait for its end. True if it succeeded."""
-        task, _ = AsyncTask.run(kind, request={"model" if kind == TRAIN else "method": name})
-        if task is None:  # somebody else started one: afterwards the loop looks again at what is due
-            while processes(kind):
-                time.sleep(0.5)
-        else:
-            while task["status"] in ("SUBMITTED", "RUNNING"):
-                time.sleep(0.5)
-        if kind == SCORING:
+        """Run a job in a process of its own; wait for its end. True if it succeeded."""
+        busy = [job for job in (self.jobs.running(kind), *self.jobs.waiting(kind)) if job is not None]
+        if busy:  # somebody else has started it: afterwards the loop looks again at what is due
+            busy[-1].ended.wait()
+            return True
+        job = self.jobs.submit(kind, {"model" if kind == TRAIN else "method": name})
+        job.ended.wait()
+        return job.succeeded
+
+    def _job_ended(self, job: Job) -> None:
+        """Whoever has asked for it: the pool may be in another order now."""
+        if job.kind == SCORING:
             self.rounds.forget_plans()
         self._prepare_rounds()
-        return task is None or bool(task["status"] == "DONE")
+        self.loop.wake()

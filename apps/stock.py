@@ -9,9 +9,8 @@ from typing import Any
 
 from fastapi import APIRouter, BackgroundTasks, File, HTTPException, UploadFile
 from monailabel.config import settings
-from monailabel.endpoints import batch_infer, logs, session
+from monailabel.endpoints import logs, session
 from monailabel.endpoints.user.auth import User
-from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
 
 from apps.routes import ADMIN, READER
@@ -33,19 +32,6 @@ def reload(user: User = ADMIN) -> None:
 def whole_slides(model: str, user: User = READER) -> None:
     """No app here has models for whole slides."""
     raise HTTPException(status_code=404, detail="there are no models for whole slides")
-
-
-@router.post("/batch/infer/{model}", tags=["Infer"])
-def run_batch(
-    model: str,
-    images: BatchInferImageType = BatchInferImageType.IMAGES_ALL,
-    params: dict[str, Any] | None = None,
-    user: User = ADMIN,
-) -> Any:
-    """Run a model on many images in the background; the results are stored as ``original`` labels."""
-    if model not in app_instance().info()["models"]:
-        raise HTTPException(status_code=404, detail=f"there is no trained model {model!r}")
-    return batch_infer.run(model, images, {"save_label": True, **(params or {}), "label_tag": "original"}, False)
 
 
 @router.put("/model/{model}", tags=["Model"])
@@ -99,3 +85,9 @@ def _check_zip(file: UploadFile) -> None:
     if any(member.filename.startswith("/") or ".." in member.filename.split("/") for member in members):
         raise HTTPException(status_code=400, detail="the ZIP file has names outside of its folder")
     file.file.seek(0)
+
+
+@router.delete("/session/{session_id}", tags=["Session"])
+def remove_session(session_id: str, user: User = READER) -> Any:
+    """Forget a session and its files."""
+    return session.remove_session(session_id)

@@ -66,6 +66,8 @@ def write_json(path: Path, content: Any) -> None:
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 """Endings of all images that any app reads."""
+RESULT_ENDINGS = (".nrrd", ".seg.nrrd", ".nii.gz", ".nii", ".png", ".tif", ".tiff")
+"""Formats that a model's label map may be asked for; JPEG would change the values."""
 
 
 def image_id(name: str | Path) -> str:

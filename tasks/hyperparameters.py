@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import torch
 from typing_extensions import Self
 
+from tasks.values import of_kind, one_of, within
+
 
 @dataclass(frozen=True)
 class Hyperparameters:
@@ -70,12 +72,8 @@ class Hyperparameters:
             if item.name not in options:
                 continue
             value = options[item.name]
-            value = value[0] if isinstance(value, list) else value
-            kind = type(getattr(self, item.name))
-            try:
-                changes[item.name] = _boolean(value) if kind is bool else kind(value)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{item.name} must be {_KINDS[kind]}, got {value!r}") from error
+            value = value[0] if isinstance(value, list) and value else value
+            changes[item.name] = of_kind(item.name, value, type(getattr(self, item.name)))
         changed = replace(self, **changes)
         changed.check()
         return changed
@@ -87,22 +85,9 @@ class Hyperparameters:
     def check(self) -> None:
         """Raise ``ValueError`` for a value out of range, naming its option."""
         for name, allowed in self.choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+            one_of(name, getattr(self, name), allowed)
         for name, (low, high) in self.ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name} must be between {low} and {high}, got {value}")
-
-
-_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-
-
-def _boolean(value: Any) -> bool:
-    text = str(value).lower()
-    if text not in ("true", "false", "1", "0"):
-        raise ValueError(text)
-    return text in ("true", "1")
+            within(name, getattr(self, name), low, high)
 
 
 def default_preset() -> str:
@@ -110,17 +95,12 @@ def default_preset() -> str:
     return "paper" if torch.cuda.is_available() else "small"
 
 
-def whole_number(options: Mapping[str, Any], name: str, default: int, low: int) -> int:
+def whole_number(options: Mapping[str, Any], name: str, default: int, low: int, high: int) -> int:
     """A whole number of a request.
 
     Raises:
-        ValueError: not a whole number, or below ``low``, naming the option.
+        ValueError: not a whole number, or out of range, naming the option.
     """
-    value = options.get(name, default)
-    try:
-        number = int(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be a whole number, got {value!r}") from error
-    if number < low:
-        raise ValueError(f"{name} must be at least {low}, got {number}")
+    number: int = of_kind(name, options.get(name, default), int)
+    within(name, number, low, high)
     return number

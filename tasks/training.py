@@ -27,15 +27,21 @@ from monailabel.utils.others.generic import device_list
 from tasks.files import image_id, reason, write_json
 from tasks.groups import Grouping, hold_out
 from tasks.hyperparameters import Hyperparameters, whole_number
+from tasks.jobs.options import checked_device, means_default
 from tasks.models import Architecture, Checkpoint, ModelRegistry
+from tasks.values import of_kind, shown
 
 logger = logging.getLogger(__name__)
 
 MINIMUM_LABELS = 2
 MINIMUM_FOR_VALIDATION = 5
 VALIDATION_SHARE = 0.2
+LARGEST_SEED = 2**31 - 1
+MOST_MEMBERS = 32
 _WORK = "work"
 _TRAIN_KEY = "hyperparameters"
+_FIXED = {"multi_gpu", "gpus", "val_batch_size"}
+"""Settings of MONAI Label's trainer that no request changes."""
 
 
 class TrainingError(ValueError):
@@ -127,7 +133,7 @@ class MembersTrainTask(BasicTrainTask):
         try:
             preset = self.preset.with_options(request)
             members = self.member_count(request, preset)
-            seed = whole_number(request, "seed", self.seed, 0)
+            seed = whole_number(request, "seed", self.seed, 0, LARGEST_SEED)
         except ValueError as error:
             raise TrainingError(str(error)) from error
         self._items, self._extra = self.gather(datastore, preset, seed)
@@ -246,7 +252,7 @@ class MembersTrainTask(BasicTrainTask):
         """Number of members to train."""
         if self._default_members == 1:
             return 1
-        return whole_number(request, "members", self._default_members, 1)
+        return whole_number(request, "members", self._default_members, 1, MOST_MEMBERS)
 
     def member_parameters(self, preset: Any, member: int) -> Hyperparameters:
         """Hyper-parameters of one member."""
@@ -276,6 +282,33 @@ class MembersTrainTask(BasicTrainTask):
     def classes(self, items: Sequence[Mapping[str, Any]]) -> list[int] | None:
         """Class of each item where the validation split should hold all of them."""
         return None
+
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options that a request gives, as they go to the job.
+
+        Args:
+            options: hyper-parameters, ``device``, ``pretrained``, ``members`` and ``seed``.
+
+        Raises:
+            ValueError: an unknown option, or a value that does not fit; the message names it.
+        """
+        known = {**self._config, "members": self._default_members}
+        for name in options:
+            if name not in known:
+                raise ValueError(f"unknown option {shown(name)}; known are {', '.join(sorted(known.keys() - _FIXED))}")
+        given = {name: value for name, value in options.items() if not means_default(value, known[name])}
+        preset = self.preset.with_options(given)
+        checked: dict[str, Any] = {
+            name: value for name, value in preset.as_dict().items() if value != getattr(self.preset, name)
+        }
+        if device := checked_device(given.get("device")):
+            checked["device"] = device
+        if "pretrained" in given:
+            checked["pretrained"] = of_kind("pretrained", given["pretrained"], bool)
+        for name, low, high in (("members", 1, MOST_MEMBERS), ("seed", 0, LARGEST_SEED)):
+            if name in given:
+                checked[name] = whole_number(given, name, low, low, high)
+        return checked
 
     @property
     def _weights_path(self) -> Path:

@@ -11,13 +11,12 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Resize
 from monailabel.transform.writer import Writer
 
+from tasks.files import RESULT_ENDINGS
 from tasks.image_segmentation.slices import image_affine, is_picture, preprocessing, read_size, restore
 from tasks.models import Checkpoint, ModelRegistry
 from tasks.segmentation.inference import SegmentationInferTask
 from tasks.segmentation.inferer import WindowInferer, whole_image
-
-RESULT_ENDINGS = (".nrrd", ".seg.nrrd", ".nii.gz", ".nii", ".png", ".tif", ".tiff")
-"""Formats of masks; JPEG would change the values."""
+from tasks.values import one_of
 
 
 class ImageInferTask(SegmentationInferTask):
@@ -55,8 +54,7 @@ class ImageInferTask(SegmentationInferTask):
             ValueError: a format that we do not write.
         """
         ending = str(data.get("result_extension") or (".png" if is_picture(data["image_path"]) else ".nii.gz"))
-        if ending not in RESULT_ENDINGS:
-            raise ValueError(f"result_extension must be one of {', '.join(RESULT_ENDINGS)}; got {ending!r}")
+        one_of("result_extension", ending, RESULT_ENDINGS)
         if is_picture(ending):
             data = {**data, "pred": data["pred"][..., 0]}
         return Writer(label="pred")({**data, "result_extension": ending, "result_dtype": np.uint8})

@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from apps.shared import JOB_PROCESS
-
-ENDPOINTS = ("apps.routes", "apps.pages", "apps.grading", "apps.pseudo_labels", "apps.stock")
-ENDPOINTS += tuple(f"monailabel.endpoints.{name}" for name in ("datastore", "infer", "session"))
+ENDPOINTS = (
+    "apps.routes",
+    "apps.pages",
+    "apps.grading",
+    "apps.pseudo_labels",
+    "apps.stock",
+    "apps.jobs",
+    "apps.upkeep",
+)
+ENDPOINTS += tuple(f"monailabel.endpoints.{name}" for name in ("datastore", "infer", "session", "model"))
 
 
 @contextmanager
@@ -22,8 +28,6 @@ def over_http(app: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]
     for module in ENDPOINTS:
         monkeypatch.setattr(f"{module}.app_instance", lambda: app)
     monkeypatch.setattr(app.loop, "start", lambda: None)
-    monkeypatch.setenv(JOB_PROCESS, "")  # set by the server, taken back after the test
-    monkeypatch.delenv(JOB_PROCESS)
     before = list(server.user_middleware), dict(server.exception_handlers)
     with TestClient(server) as client:
         yield client

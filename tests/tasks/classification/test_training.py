@@ -82,7 +82,7 @@ def test_a_failed_member_is_reported_and_the_others_stay(registry, datastore, mo
 
 
 def test_a_diverged_member_is_left_out_and_a_training_without_members_fails(registry, datastore):
-    diverging = {**QUICK, "optimizer": "sgd", "iterations_per_epoch": 20, "augmentation": False}
+    diverging = {**QUICK, "optimizer": "sgd", "momentum": 0.99, "iterations_per_epoch": 30, "augmentation": False}
     stats = trainer(registry, committee=True)({**diverging, "learning_rates": "0.001,10"}, datastore)
     task = trainer(registry, committee=True)
     if not stats["failed_members"]:

@@ -140,7 +140,7 @@ def test_the_best_weights_are_kept_not_the_last(registry, tmp_path):
         ("max_epochs", "0", "max_epochs must be between"),
         ("patch_size", "9x8x8", "patch_size must be multiples of 2"),
         ("seed", "x", "seed must be a whole number, got 'x'"),
-        ("seed", -1, "seed must be at least 0"),
+        ("seed", -1, "seed must be between 0 and"),
     ],
 )
 def test_wrong_options_stop_before_training(registry, datastore, option, value, words):

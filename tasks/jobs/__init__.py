@@ -1,0 +1,1 @@
+"""Trainings, scorings and batch inferences: which options a request may give, and how a job runs."""
