@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apps.access import Row, serve_only
 from apps.authentication import CredentialsError, RealmError
+from apps.metrics import Measured
 from apps.sign_in import SignedIn, instead_of
 from apps.words import without_paths
 from tasks.files import ArchiveError, ImageError, LabelError
@@ -84,6 +85,7 @@ def protect(server: FastAPI, routers: Sequence[APIRouter], rows: Iterable[Row], 
     server.add_middleware(UploadLimit, largest=largest_upload)
     if settings.MONAI_LABEL_AUTH_ENABLE:
         server.add_middleware(SignedIn)
+    server.add_middleware(Measured)
     for kind, handler in HANDLERS.items():
         server.add_exception_handler(kind, handler)
 

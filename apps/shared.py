@@ -18,7 +18,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.train import TrainTask
 
-from apps import jobs, pages, routes, sign_in, stock, upkeep
+from apps import jobs, metrics, pages, routes, sign_in, stock, upkeep
 from apps.access import Row
 from apps.authentication import accept_tokens
 from apps.guard import protect, warn_if_open
@@ -40,7 +40,7 @@ from tasks.models import ModelRegistry
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (routes.router, jobs.router, upkeep.router, pages.router, stock.router)
+ROUTERS = (routes.router, jobs.router, upkeep.router, metrics.router, pages.router, stock.router)
 """Routes that every app has."""
 SIGN_IN = (sign_in.router,) if settings.MONAI_LABEL_AUTH_ENABLE else ()
 """Routes that every app has with authentication."""

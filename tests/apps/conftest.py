@@ -1,22 +1,12 @@
 """MONAI Label's own FastAPI application with one of our apps behind it."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-
-ENDPOINTS = (
-    "apps.routes",
-    "apps.pages",
-    "apps.grading",
-    "apps.pseudo_labels",
-    "apps.stock",
-    "apps.jobs",
-    "apps.upkeep",
-)
-ENDPOINTS += tuple(f"monailabel.endpoints.{name}" for name in ("datastore", "infer", "session", "model"))
 
 
 @contextmanager
@@ -25,8 +15,9 @@ def over_http(app: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]
 
     routes = list(server.router.routes)
     monkeypatch.setattr("monailabel.app.app_instance", lambda: app)
-    for module in ENDPOINTS:
-        monkeypatch.setattr(f"{module}.app_instance", lambda: app)
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("apps.", "monailabel.endpoints.")) and hasattr(module, "app_instance"):
+            monkeypatch.setattr(module, "app_instance", lambda: app)
     monkeypatch.setattr(app.loop, "start", lambda: None)
     before = list(server.user_middleware), dict(server.exception_handlers)
     with TestClient(server) as client:
