@@ -13,7 +13,7 @@ import requests
 
 from apps.access import TABLE, Body, Role, Row
 from tests.apps.test_guard import label
-from tests.realm import Realm, realm
+from tests.realm import realm
 from tests.server import ROOT, Server
 from tests.tasks.image_segmentation.conftest import write_picture
 from tests.tiny import write_volume
