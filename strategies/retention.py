@@ -68,9 +68,7 @@ class Retention:
         with self.store.transaction() as session:
             rows = session.execute(query).all()
             for round_id, rank in rows:
-                session.execute(
-                    sa.delete(RoundImage).where(RoundImage.round_id == round_id, RoundImage.rank == rank)
-                )
+                session.execute(sa.delete(RoundImage).where(RoundImage.round_id == round_id, RoundImage.rank == rank))
             return len(rows)
 
     def _old_pseudo_labels(self) -> int:

@@ -69,7 +69,8 @@ def touch_labels(session: orm.Session, image_ids: Sequence[str]) -> None:
 
 def is_noted(session: orm.Session, image_id: str, stamp: str | None) -> bool:
     """Whether an image's current label file has its revision already."""
-    query = sa.select(_IMAGES.c.label_stamp).where(_IMAGES.c.image_id == image_id, _IMAGES.c.labelled)
+    has_label = sa.or_(_IMAGES.c.labelled, _IMAGES.c.reopened)
+    query = sa.select(_IMAGES.c.label_stamp).where(_IMAGES.c.image_id == image_id, has_label)
     return stamp is not None and session.scalar(query) == stamp
 
 

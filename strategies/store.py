@@ -317,6 +317,15 @@ class Store:
         with self.transaction() as session:
             return revisions.follow_stamps(session, stamps)
 
+    def unnoted_labels(self, stamps: Mapping[str, str | None]) -> list[str]:
+        """Images whose label is not the one that is noted.
+
+        Args:
+            stamps: image id -> stamp of the final label's file, None if unknown.
+        """
+        with self.reading() as session:
+            return [name for name, stamp in stamps.items() if not revisions.is_noted(session, name, stamp)]
+
     def change_images(self, changes: Mapping[str, bool | None]) -> None:
         """Note what has changed in the datastore.
 
@@ -550,7 +559,7 @@ def _change_images(session: orm.Session, changes: Mapping[str, bool | None]) -> 
         else:
             # The label that a reopened image still has is not the one that is wanted of it.
             rows.append({"image_id": name, "labelled": has_label and not reopened, "present": True})
-        if had_label and (has_label is None) == before.present:
+        if before is not None and had_label and (has_label is None) == before.present:
             moved.append(name)  # away with its label, or back
         elif has_label and not had_label:
             given.append(name)

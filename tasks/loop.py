@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from strategies.claims import SCORING, TRAIN, Claims
+from strategies import claims
+from strategies.claims import Claims
 from strategies.holds import Holds
 from strategies.retention import Retention
 from strategies.rounds import Rounds
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1800.0
 """How long a job that failed is left alone while nothing has changed."""
+TRAIN, SCORING = claims.TRAIN, claims.SCORING
 
 
 @dataclass(frozen=True)

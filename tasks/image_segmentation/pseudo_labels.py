@@ -38,7 +38,7 @@ PSEUDO = "pseudo"
 
 
 def pseudo_labelled(datastore: Datastore) -> Iterator[dict[str, Any]]:
-    """Items ``{"id", "image", "label", "score", "model_version"}`` with a pseudo-label and no final one, by image id."""
+    """Items with a pseudo-label and no final one, by image id: ``id, image, label, score, model_version``."""
     for image_id in sorted(datastore.list_images()):
         tags = set(datastore.get_labels_by_image_id(image_id))
         if PSEUDO in tags and FINAL not in tags:

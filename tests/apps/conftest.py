@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from apps.shared import JOB_PROCESS
 
-ENDPOINTS = ("apps.routes", "apps.pages", "apps.grading", "apps.pseudo_labels", "apps.stock")
+ENDPOINTS = ("apps.routes", "apps.pages", "apps.relabelling", "apps.grading", "apps.pseudo_labels", "apps.stock")
 ENDPOINTS += tuple(f"monailabel.endpoints.{name}" for name in ("datastore", "infer", "session"))
 
 
