@@ -105,6 +105,7 @@ TABLE: tuple[Row, ...] = (
         "GET /al/session",
         "GET /al/progress",
         "GET /al/problems",
+        "GET /al/relabel",
         "GET /al/skipped",
         "GET /al/pixels",
         "GET /al/pseudo_labels",
@@ -148,6 +149,7 @@ TABLE: tuple[Row, ...] = (
         "GET /logs/",
         "GET /logs/gpu",
         "GET /al/history",
+        "POST /al/relabel JSON",
         "GET /metrics",
     ),
     *_rows(

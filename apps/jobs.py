@@ -19,9 +19,10 @@ from monailabel.interfaces.utils.app import app_instance
 
 from apps.routes import ADMIN, READER, client_of
 from apps.words import without_paths
+from strategies.claims import SCORING, TRAIN
 from tasks.datastore.folder import ORIGINAL
 from tasks.jobs.options import batch_options, scoring_options, without_added
-from tasks.jobs.queue import BATCH_INFERENCE, SCORING, TRAIN, Job, QueueFullError
+from tasks.jobs.queue import BATCH_INFERENCE, Job, QueueFullError
 from tasks.training import MINIMUM_LABELS
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def train(
     """Train a model; the options are the trainer's hyper-parameters, see ``config`` of the trainers in ``/info/``."""
     client_id = client_of((params or {}).get("client_id"), user, request)
     checked = _training(model, params or {})
-    app_instance().loop.release()
+    app_instance().loop.release(client_id)
     return _shown(_submit(TRAIN, checked, client_id, enqueue))
 
 
@@ -61,7 +62,7 @@ def update_model(request: Request, params: Options | None = None, user: User = A
     for name in app.loop_trainers():
         own = given.get(name)
         checked.append(_training(name, {**common, **(own if isinstance(own, dict) else {})}))
-    app.loop.release()
+    app.loop.release(client_id)
     jobs = [_submit(TRAIN, each, client_id, enqueue=True) for each in checked]
     return {job.request["model"]: {"result": _shown(job), "detail": None} for job in jobs}
 

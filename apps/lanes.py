@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from fastapi import HTTPException, Request
 from monailabel.config import settings
@@ -67,8 +67,7 @@ class Lane:
         except asyncio.CancelledError:
             turn.give_up()
             raise
-        result: T = done.result()
-        return result
+        return cast(T, done.result())
 
 
 class _Turn:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -85,7 +86,7 @@ class _State(Collector):
         yield _gauge("inferences_waiting", "Waiting inferences.", {(): INFERENCES.waiting})
 
 
-def _gauge(name: str, text: str, values: dict[tuple[str, ...], float], *labels: str) -> GaugeMetricFamily:
+def _gauge(name: str, text: str, values: Mapping[Any, float], *labels: str) -> GaugeMetricFamily:
     family = GaugeMetricFamily(f"active_learning_{name}", text, labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)

@@ -31,6 +31,7 @@ class Options:
         seed: makes every random choice reproducible.
         preset: hyper-parameters; empty is the best for this machine.
         labels: foreground label names, comma separated, value 1 first.
+        relabel: take names that are added to the end of ``labels``; images labelled before are not annotated for them.
         group_by: column of ``labels.csv`` or regular expression on image ids; training validates on whole groups.
         store: SQLite file or SQLAlchemy URL; empty is a file beside the models.
         auto_train: start trainings in the background; scoring follows every training, whoever started it.
@@ -45,6 +46,7 @@ class Options:
     seed: int = 0
     preset: str = ""
     labels: tuple[str, ...] = ()
+    relabel: bool = False
     group_by: str = ""
     store: str = ""
     auto_train: bool = True

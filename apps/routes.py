@@ -21,13 +21,13 @@ from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 
 from strategies.answers import Answers
+from strategies.claims import SCORING, TRAIN
 from strategies.next_sample import ANONYMOUS
 from strategies.store import Store
 from tasks.datastore.folder import ORIGINAL
 from tasks.datastore.rules import FINAL
 from tasks.files import LONGEST_NAME
 from tasks.jobs.options import inference_options
-from tasks.jobs.queue import SCORING, TRAIN
 
 READER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))

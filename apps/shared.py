@@ -18,29 +18,31 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.train import TrainTask
 
-from apps import jobs, metrics, pages, routes, sign_in, stock, upkeep
+from apps import jobs, metrics, pages, relabelling, routes, sign_in, stock, upkeep
 from apps.access import Row
 from apps.authentication import accept_tokens
 from apps.guard import protect, warn_if_open
 from apps.options import ConfigurationError, Options, is_remote, refuse
 from strategies.catalogue import QueryStrategy, offered
+from strategies.claims import SCORING, TRAIN, Claims, owner
 from strategies.next_sample import NextSample
 from strategies.planning_process import LARGE_POOL, PlanningProcess
 from strategies.preparation import Preparation
 from strategies.rounds import Rounds
+from strategies.schema import LabelNames
 from strategies.store import Model, Store
 from tasks.datastore.folder import Changes, StudiesFolder
 from tasks.datastore.rules import FINAL
 from tasks.files import reason
 from tasks.groups import DUPLICATES_TABLE, Grouping, read_grouping
 from tasks.hyperparameters import default_preset
-from tasks.jobs.queue import JOB_PROCESS, SCORING, TRAIN, Job, JobQueue
+from tasks.jobs.queue import JOB_PROCESS, Job, JobQueue
 from tasks.loop import ActiveLearningLoop
 from tasks.models import ModelRegistry
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (routes.router, jobs.router, upkeep.router, metrics.router, pages.router, stock.router)
+ROUTERS = (routes.router, jobs.router, upkeep.router, metrics.router, relabelling.router, pages.router, stock.router)
 """Routes that every app has."""
 SIGN_IN = (sign_in.router,) if settings.MONAI_LABEL_AUTH_ENABLE else ()
 """Routes that every app has with authentication."""
@@ -79,7 +81,7 @@ class ActiveLearningApp:
     ``init_...`` methods.
     """
 
-    models: Callable[[Path, Store], ModelRegistry]
+    models: Callable[..., ModelRegistry]
     options_type: type[Options] = Options
     options: Options
     routers: tuple[APIRouter, ...] = ()
@@ -90,6 +92,9 @@ class ActiveLearningApp:
 
     default_strategy = "random"
     default_labels: tuple[str, ...] = ()
+    first_label_value = 1
+    """Value of the first label in label files; 0 where there is no background."""
+    fewest_labels = 1
     scores: tuple[str, ...] = ()
     embeddings = False
     pseudo_labels = False
@@ -118,10 +123,18 @@ class ActiveLearningApp:
             self.preset = self.options.preset or default_preset()
             if self.preset not in self.presets:
                 raise ConfigurationError(f"option preset must be one of {', '.join(self.presets)}; got {self.preset!r}")
+            if len(self.options.labels) < self.fewest_labels:
+                raise ConfigurationError(
+                    f"option labels must be at least {self.fewest_labels} names, got {', '.join(self.options.labels)}"
+                )
             self.store = Store(self.options.store or self.folder / "store.sqlite")
+            LabelNames(self.store).declare(self.options.labels, self.first_label_value, self.options.relabel)
         except ValueError as error:
             refuse(ConfigurationError(str(error)))
-        self.registry = type(self).models(self.folder / "models", self.store)
+        self.registry = type(self).models(self.folder / "models", self.store, labels=self.options.labels)
+        if JOB_PROCESS in os.environ:
+            # A job's datastore does not follow the studies: what comes from here on is new to the next training.
+            self.registry.shown_revision = self.store.label_revision()
         self.rounds = Rounds(self.store, self.options.batch_size, self.options.lease_minutes, self.options.seed)
         self.preparation = Preparation(self.rounds)
         super().__init__(app_dir=app_dir, studies=studies, conf=conf, labels=list(self.options.labels), **about)  # type: ignore[call-arg]
@@ -199,15 +212,27 @@ class ActiveLearningApp:
     def sync_images(self) -> None:
         """Tell the store which images there are and which have a final label."""
         self.store.sync_images(self._datastore.labelled())
+        if changed := self.store.follow_labels(self._datastore.label_stamps()):
+            logger.info("%d labels were changed by hand while the server was away", len(changed))
         self.settle()
 
     def _changed(self, changes: Changes) -> None:
         """Images came or went, or were labelled without us."""
         self.store.change_images(changes)
-        for image_id in (name for name, labelled in changes.items() if labelled):
+        stamps = {name: self._datastore.label_stamp(name) for name, labelled in changes.items() if labelled}
+        for image_id in self.store.unnoted_labels(stamps):
             info = self._datastore.get_label_info(image_id, FINAL)
-            self.rounds.take_label(image_id, info.get("client_id"), {"source": "the studies, not a viewer"})
+            about = {"source": "the studies, not a viewer"}
+            self.rounds.take_label(image_id, info.get("client_id"), about, stamps[image_id])
         self.settle()
+
+    def info(self) -> dict[str, Any]:
+        """What MONAI Label's clients want to know of the app; of the trainers, the one that runs comes first."""
+        found: dict[str, Any] = super().info()  # type: ignore[misc]
+        running = Claims(self.store).running(TRAIN)
+        stats = found["train_stats"]
+        found["train_stats"] = {name: stats[name] for name in sorted(stats, key=lambda name: name not in running)}
+        return found
 
     def settle(self) -> None:
         """Bring the datastore in line with the store where an app keeps something there; must cost little."""
@@ -281,7 +306,8 @@ class ActiveLearningApp:
             return {}
         info = self._datastore.get_label_info(label_id, FINAL)
         details = {name: info[name] for name in KEPT_IN_HISTORY if name in info}
-        annotator = self.rounds.take_label(image_id, info.get("client_id"), details)
+        stamp = self._datastore.label_stamp(image_id)
+        annotator = self.rounds.take_label(image_id, info.get("client_id"), details, stamp)
         logger.info("%s labelled by %s", image_id, annotator or "an unknown annotator")
         self.settle()
         self._prepare_rounds()
@@ -291,6 +317,8 @@ class ActiveLearningApp:
     def on_init_complete(self) -> None:
         """Server start: routes, environment of the jobs, and the loop."""
         accept_tokens()
+        owner()  # the jobs are this server's
+        self.registry.tidy()
         from monailabel.app import app as server
 
         protect(server, [*ROUTERS, *SIGN_IN, *self.routers], self.access, self.options.max_upload_mb << 20)

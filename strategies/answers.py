@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import orm
 
+from strategies import revisions
 from strategies.rounds import Assignment, Rounds, close_finished, remaining_in
 from strategies.store import Event, Image, Lease, Record, Round, Skip, serving_version
 
@@ -146,7 +147,10 @@ class Answers:
         event = self.last(client_id)
         with self.store.transaction() as session:
             time = self.rounds.clock()
-            session.get_one(Image, event.image_id).labelled = False
+            image = session.get_one(Image, event.image_id)
+            if image.labelled:
+                image.labelled = False
+                revisions.note_labels(session, {event.image_id: None}, given=False)
             session.execute(sa.delete(Skip).where(Skip.image_id == event.image_id))
             row = session.get(Round, event.round_id) if event.round_id is not None else None
             lease = None

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import orm
 
+from strategies import revisions
 from strategies.catalogue import QueryStrategy
 from strategies.planning import Plan, Planner, Plans, has_round, next_number
 from strategies.pools import open_rounds, waiting
@@ -176,7 +177,13 @@ class Rounds:
         """Another model orders the pool from now on: what was ordered ahead must be ordered anew."""
         self._plans.clear()
 
-    def take_label(self, image_id: str, client_id: str | None = None, details: Mapping[str, Any] | None = None) -> str:
+    def take_label(
+        self,
+        image_id: str,
+        client_id: str | None = None,
+        details: Mapping[str, Any] | None = None,
+        stamp: str | None = None,
+    ) -> str:
         """Note that an image has its final label: its lease ends, and rounds with no image left are closed.
 
         Args:
@@ -184,6 +191,7 @@ class Rounds:
             client_id: the annotator; default is whoever holds the lease.
             details: anything worth keeping in the history; a repeated ``answer_id`` for the same image is
                 noted once, so a client that has got no reply may send its answer again.
+            stamp: of the label's file: a file that was noted before is not a change.
 
         Returns:
             The annotator noted in the history, empty if unknown.
@@ -191,8 +199,11 @@ class Rounds:
         with self.store.transaction() as session:
             time = self.clock()
             image = session.get(Image, image_id) or Image(image_id=image_id)
+            is_noted = revisions.is_noted(session, image_id, stamp)
             image.labelled = True
             session.add(image)
+            if not is_noted:
+                revisions.note_labels(session, {image_id: stamp})
             session.execute(sa.delete(Skip).where(Skip.image_id == image_id))
             lease = session.get(Lease, image_id)
             annotator = client_id or (lease.client_id if lease else "")

@@ -18,6 +18,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import orm
 
+from strategies import revisions
 from strategies.database import READ_ONLY, open_engine
 
 _CHUNK = 10_000
@@ -42,6 +43,13 @@ class Image(Base):
     image_id: orm.Mapped[str] = orm.mapped_column(primary_key=True)
     labelled: orm.Mapped[bool] = orm.mapped_column(default=False, index=True)
     present: orm.Mapped[bool] = orm.mapped_column(default=True)
+    # Written by strategies.revisions: when the final label last changed, and size and time of its file then.
+    label_revision: orm.Mapped[int | None] = orm.mapped_column(default=None, index=True)
+    label_stamp: orm.Mapped[str | None] = orm.mapped_column(default=None)
+    # Written by strategies.schema: under which label names it was given (None: the first), and whether the image is
+    # given out again because a name has come since.
+    label_schema: orm.Mapped[int | None] = orm.mapped_column(default=None)
+    reopened: orm.Mapped[bool] = orm.mapped_column(default=False, server_default=sa.false())
 
 
 class Record(Base):
@@ -79,6 +87,52 @@ class Model(Base):
     labelled_count: orm.Mapped[int]
     metrics: orm.Mapped[dict[str, Any]] = orm.mapped_column(default=dict)
     created_at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+
+
+class Training(Base):
+    """A training that has ended: what it saw, and what came of it. It decides when the next one is due.
+
+    ``model_version`` is None if it failed, ``error`` says why. ``left_out`` maps images that vanished while they were
+    read to the reason.
+    """
+
+    __tablename__ = "trainings"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    name: orm.Mapped[str] = orm.mapped_column(index=True)
+    started_at: orm.Mapped[dt.datetime]
+    finished_at: orm.Mapped[dt.datetime]
+    label_revision: orm.Mapped[int]
+    model_version: orm.Mapped[str | None] = orm.mapped_column(default=None)
+    error: orm.Mapped[str | None] = orm.mapped_column(default=None)
+    left_out: orm.Mapped[dict[str, Any]] = orm.mapped_column(default=dict)
+
+
+class LabelSchema(Base):
+    """Names and values of the labels from a start of the server on."""
+
+    __tablename__ = "label_schemas"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    values: orm.Mapped[dict[str, Any]]
+    since: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+
+
+class Claim(Base):
+    """Work that one server on this store does; it lapses unless the server renews it."""
+
+    __tablename__ = "claims"
+    work: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    owner: orm.Mapped[str]
+    expires_at: orm.Mapped[dt.datetime]
+
+
+class Hold(Base):
+    """Somebody has stopped the background jobs; one row at most."""
+
+    __tablename__ = "holds"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    client_id: orm.Mapped[str]
+    at: orm.Mapped[dt.datetime]
+    label_revision: orm.Mapped[int]
 
 
 class Scoring(Base):
@@ -245,13 +299,32 @@ class Store:
             images: every image id -> whether it has a final label.
         """
         with self.transaction() as session:
-            known = session.execute(sa.select(Image.image_id, Image.labelled).where(Image.present)).all()
-            before: dict[str, bool] = {row.image_id: row.labelled for row in known}
+            has_label = sa.or_(Image.labelled, Image.reopened).label("has_label")
+            known = session.execute(sa.select(Image.image_id, has_label).where(Image.present)).all()
+            before: dict[str, bool] = {row.image_id: bool(row.has_label) for row in known}
             changes: dict[str, bool | None] = {
                 image_id: labelled for image_id, labelled in images.items() if before.get(image_id) != labelled
             }
             changes |= dict.fromkeys(before.keys() - images.keys())
             _change_images(session, changes)
+
+    def follow_labels(self, stamps: Mapping[str, str]) -> list[str]:
+        """Note final labels whose file was replaced or edited while nobody looked; returns their images.
+
+        Args:
+            stamps: image id -> stamp of the final label's file, of all labels.
+        """
+        with self.transaction() as session:
+            return revisions.follow_stamps(session, stamps)
+
+    def unnoted_labels(self, stamps: Mapping[str, str | None]) -> list[str]:
+        """Images whose label is not the one that is noted.
+
+        Args:
+            stamps: image id -> stamp of the final label's file, None if unknown.
+        """
+        with self.reading() as session:
+            return [name for name, stamp in stamps.items() if not revisions.is_noted(session, name, stamp)]
 
     def change_images(self, changes: Mapping[str, bool | None]) -> None:
         """Note what has changed in the datastore.
@@ -269,6 +342,12 @@ class Store:
             query = query.where(Image.labelled == labelled)
         with self.reading() as session:
             return list(session.scalars(query))
+
+    def label_count(self) -> int:
+        """Number of present images that can be trained on: labelled, or given out again with the label they have."""
+        with self.reading() as session:
+            has_label = sa.or_(Image.labelled, Image.reopened)
+            return session.scalar(sa.select(sa.func.count()).select_from(Image).where(Image.present, has_label)) or 0
 
     def labelled_count(self) -> int:
         """Number of present images with a final label."""
@@ -351,19 +430,73 @@ class Store:
 
     # Models and scorings
 
+    def label_revision(self) -> int:
+        """The revision of the final label that changed last."""
+        with self.reading() as session:
+            return revisions.latest_revision(session)
+
+    def labels_changed_since(self, revision: int) -> int:
+        """Images whose final label was given, replaced or removed after a revision."""
+        with self.reading() as session:
+            return revisions.changed_since(session, revision)
+
     def add_model(
-        self, name: str, version: str, path: str, labelled_count: int, metrics: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        version: str,
+        path: str,
+        labelled_count: int,
+        metrics: Mapping[str, Any] | None = None,
+        training: Training | None = None,
     ) -> None:
-        """Publish a checkpoint: from the commit on it is the current one of that name."""
+        """Publish a checkpoint: from the commit on it is the current one of that name.
+
+        Args:
+            name: of the model.
+            version: content hash of the file.
+            path: file name.
+            labelled_count: labels that it was trained on.
+            metrics: anything worth keeping with it.
+            training: how it was made, kept in the same transaction; default one that saw all labels there are.
+        """
         with self.transaction() as session:
             session.add(
                 Model(name=name, version=version, path=path, labelled_count=labelled_count, metrics=dict(metrics or {}))
             )
+            if training is None:
+                time, revision = now(), revisions.latest_revision(session)
+                training = Training(name=name, started_at=time, finished_at=time, label_revision=revision)
+                training.model_version = version
+            session.add(training)
 
-    def models(self, name: str) -> Sequence[Model]:
-        """All published checkpoints of a name, newest first."""
+    def add_training(self, training: Training) -> None:
+        """Note a training that has ended without publishing anything."""
+        with self.transaction() as session:
+            session.add(training)
+
+    def trainings(self, name: str | None = None, limit: int | None = None) -> Sequence[Training]:
+        """Trainings that have ended, the newest first; optionally of one name."""
+        query = sa.select(Training).order_by(Training.id.desc()).limit(limit)
         with self.reading() as session:
-            return session.scalars(sa.select(Model).where(Model.name == name).order_by(Model.id.desc())).all()
+            return session.scalars(query if name is None else query.where(Training.name == name)).all()
+
+    def trained_revision(self, name: str, version: str | None = None) -> int | None:
+        """The largest label revision that a successful training of a name saw, None if there was none.
+
+        Args:
+            name: of the trainer.
+            version: only trainings that gave this model version.
+        """
+        query = sa.select(sa.func.max(Training.label_revision)).where(Training.name == name)
+        wanted = Training.model_version.is_not(None) if version is None else Training.model_version == version
+        with self.reading() as session:
+            return session.scalar(query.where(wanted))
+
+    def models(self, name: str, limit: int | None = None) -> Sequence[Model]:
+        """Published checkpoints of a name, newest first."""
+        query = sa.select(Model).where(Model.name == name).order_by(Model.id.desc()).limit(limit)
+        with self.reading() as session:
+            return session.scalars(query).all()
 
     def current_model(self, name: str) -> Model | None:
         """The newest checkpoint of a name."""
@@ -408,24 +541,41 @@ def _plain(row: Record) -> ImageRecord:
 
 def _change_images(session: orm.Session, changes: Mapping[str, bool | None]) -> None:
     names = sorted(changes)
-    known: set[str] = set()
+    known: dict[str, Any] = {}
     for start in range(0, len(names), _CHUNK):
         part = names[start : start + _CHUNK]
-        known.update(session.scalars(sa.select(Image.image_id).where(Image.image_id.in_(part))))
-    there: list[dict[str, Any]] = [
-        {"image_id": name, "labelled": labelled, "present": True}
-        for name, labelled in changes.items()
-        if labelled is not None
-    ]
-    gone: list[dict[str, Any]] = [
-        {"image_id": name, "present": False} for name, labelled in changes.items() if labelled is None
-    ]
-    new = [row for row in there if row["image_id"] not in known]
-    other = [row for row in [*there, *gone] if row["image_id"] in known]
+        query = sa.select(Image.image_id, Image.labelled, Image.reopened, Image.present)
+        known.update((row.image_id, row) for row in session.execute(query.where(Image.image_id.in_(part))))
+    rows: list[dict[str, Any]] = []
+    given: list[str] = []
+    removed: list[str] = []
+    moved: list[str] = []
+    for name, has_label in changes.items():
+        before = known.get(name)
+        reopened = before is not None and before.reopened
+        had_label = before is not None and (before.labelled or reopened)
+        if has_label is None:
+            rows.append({"image_id": name, "present": False})
+        else:
+            # The label that a reopened image still has is not the one that is wanted of it.
+            rows.append({"image_id": name, "labelled": has_label and not reopened, "present": True})
+        if before is not None and had_label and (has_label is None) == before.present:
+            moved.append(name)  # away with its label, or back
+        elif has_label and not had_label:
+            given.append(name)
+        elif had_label and has_label is False:
+            removed.append(name)
+    new = [row for row in rows if row["image_id"] not in known and "labelled" in row]
     if new:
         session.execute(sa.insert(Image), new)
-    if other:
+    if other := [row for row in rows if row["image_id"] in known]:
         session.execute(sa.update(Image), other)
+    if given:
+        revisions.note_labels(session, dict.fromkeys(given))
+    if removed:
+        revisions.note_labels(session, dict.fromkeys(removed), given=False)
+    if moved:
+        revisions.touch_labels(session, moved)
 
 
 def _create_tables(engine: sa.Engine) -> None:
@@ -442,3 +592,4 @@ def _create_tables(engine: sa.Engine) -> None:
                     connection.execute(sa.DDL(f"ALTER TABLE {name} ADD COLUMN {definition}"))
             for index in table.indexes:
                 index.create(connection, checkfirst=True)
+        revisions.number_old_labels(connection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,14 +48,16 @@ def reading(file: Path) -> Iterator[None]:
 
 def fingerprint(files: Iterable[Path]) -> str:
     """Changes whenever one of the files changes: size and modification time (ns) of each."""
-    parts = []
-    for file in files:
-        try:
-            status = file.stat()
-            parts.append(f"{status.st_size}:{status.st_mtime_ns}")
-        except OSError:
-            parts.append("missing")
-    return ",".join(parts)
+    return ",".join(fingerprint_of(file) for file in files)
+
+
+def fingerprint_of(file: Path | os.DirEntry[str]) -> str:
+    """The same of one file; ``missing`` if there is none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return "missing"
+    return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def write_json(path: Path, content: Any) -> None:

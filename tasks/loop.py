@@ -1,7 +1,8 @@
 """The loop train -> score -> next round, in the background of a server.
 
 The loop keeps no state of its own: what is due follows from the store, so it goes on after a kill or a restart, and
-trainings that a viewer started count like its own.
+trainings that a viewer started count like its own. A training is due once enough final labels have changed (given,
+replaced or removed) since the revision that the last one saw.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from strategies.claims import SCORING, TRAIN, Claims
+from strategies.holds import Holds
+from strategies.retention import Retention
 from strategies.rounds import Rounds
-from strategies.store import Store
+from strategies.store import Store, now
 from tasks.models import ModelRegistry
 from tasks.scoring import RECORDS
 from tasks.training import MINIMUM_LABELS
@@ -22,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1800.0
 """How long a job that failed is left alone while nothing has changed."""
-TRAIN = "train"
-SCORING = "scoring"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class ActiveLearningLoop:
         store: says what is labelled, trained and scored.
         rounds: says which rounds are complete.
         registry: the current models.
-        train_after: labels since the last training after which the next is due.
+        train_after: labels changed since the last training after which the next is due.
         trainers: trained one after another, the single model first.
         run: runs one job of a kind and name to its end; returns whether it succeeded.
         settle: called before every look for work, for whatever follows a job in the server's own process.
@@ -76,21 +78,40 @@ class ActiveLearningLoop:
         self.run = run
         self.settle = settle
         self.unfinished = unfinished
+        self.claims = Claims(store)
+        self.holds = Holds(rounds)
+        self.retention = Retention(store)
+        self._untidy = True
         self._failed: dict[tuple[str, str], float] = {}
         self._wake = threading.Event()
 
+    @property
+    def held_by(self) -> str | None:
+        """Who has stopped the background jobs, None if nobody has (or it is over): see :class:`Holds`."""
+        return self.holds.holder()
+
+    def hold(self, client_id: str) -> None:
+        """Start no job until a round is complete, ``batch_size`` labels have changed, or :meth:`release`."""
+        self.holds.hold(client_id)
+
+    def release(self, client_id: str = "") -> None:
+        """Start jobs again."""
+        self.holds.release(client_id)
+        self.wake()
+
     def next_job(self) -> Job | None:
         """What is due now: scoring with an unscored model first, then training, else nothing."""
+        if self.held_by is not None:
+            return None
         version = self.registry.scoring_version()
         if version and (self.store.serving_version() != version or self.store.unscored(version) or self.unfinished()):
             job = Job(SCORING, (RECORDS,), f"{version}/{len(self.store.image_ids())}")
             if not self._has_failed(job):
                 return job
-        labelled = self.store.labelled_count()
-        if labelled < MINIMUM_LABELS:
+        if self.store.label_count() < MINIMUM_LABELS:
             return None
-        due = tuple(name for name in self.trainers if self._training_due(name, labelled))
-        job = Job(TRAIN, due, str(labelled))
+        due = tuple(name for name in self.trainers if self._training_due(name))
+        job = Job(TRAIN, due, str(self.store.label_revision()))
         return job if due and not self._has_failed(job) else None
 
     def _has_failed(self, job: Job) -> bool:
@@ -102,14 +123,43 @@ class ActiveLearningLoop:
         self.settle()
         job = self.next_job()
         if job is None:
-            return False
-        logger.info("%s %s is due", job.kind, ", ".join(job.names))
+            return self._tidy()
+        self._untidy = True
+        return self._run(job)
+
+    def _run(self, job: Job) -> bool:
+        """Run a job unless another server is at it; returns whether anything ran."""
         for name in job.names:
-            if not self.run(job.kind, name):
+            with self.claims.claimed(f"{job.kind}/{name}") as ours:
+                if not ours:
+                    return name != job.names[0]
+                if not self._is_still_due(job.kind, name):
+                    continue
+                logger.info("%s %s is due", job.kind, name)
+                succeeded = self.run(job.kind, name)
+            if succeeded:
+                continue
+            if (holder := self.held_by) is not None:
+                logger.info("%s %s was stopped by %s", job.kind, name, holder or "an unknown user")
+            else:
                 logger.error("%s %s failed; annotators keep working from the current order", job.kind, name)
                 self._failed[job.kind, job.key] = time.monotonic()
-                break
+            break
         return True
+
+    def _is_still_due(self, kind: str, name: str) -> bool:
+        """Whether nobody has stopped it, and no other server has done it, since it was found due."""
+        if kind == TRAIN:
+            return self.held_by is None and self._training_due(name)
+        job = self.next_job()
+        return job is not None and job.kind == kind
+
+    def _tidy(self) -> bool:
+        """Delete a little of what nothing can ask for any more; returns whether there was anything."""
+        if not self._untidy:
+            return False
+        self._untidy = bool(self.retention.tidy((self.registry.scoring_version(),)))
+        return self._untidy
 
     def start(self, poll_seconds: float = 5.0) -> threading.Thread:
         """Run steps in a background thread until the process ends."""
@@ -121,14 +171,34 @@ class ActiveLearningLoop:
         """Look for work now instead of at the next poll."""
         self._wake.set()
 
-    def _training_due(self, name: str, labelled: int) -> bool:
-        model = self.store.current_model(name)
-        trained_on = model.labelled_count if model else 0
-        if labelled <= trained_on:
+    def _training_due(self, name: str) -> bool:
+        seen = self.store.trained_revision(name) or 0
+        if self.registry.current(name) is None:
+            seen = 0  # every checkpoint is gone, damaged, or made for other labels
+        if self._tried_lately(name):
             return False
-        return labelled - trained_on >= self.train_after or self.rounds.completed_since(
-            model.created_at if model else None
-        )
+        changed = self.store.labels_changed_since(seen)
+        if not changed:
+            return False
+        return changed >= self.train_after or self._is_behind(name, seen) or self._round_completed_since(name)
+
+    def _is_behind(self, name: str, seen: int) -> bool:
+        """Whether a model that scores together with another knows fewer labels than that."""
+        return name in self.registry.outdated() and seen < self._trained_elsewhere(name)
+
+    def _trained_elsewhere(self, name: str) -> int:
+        return max((self.store.trained_revision(other) or 0 for other in self.trainers if other != name), default=0)
+
+    def _round_completed_since(self, name: str) -> bool:
+        last = next((row for row in self.store.trainings(name, limit=20) if row.model_version is not None), None)
+        return self.rounds.completed_since(last.started_at if last else None)
+
+    def _tried_lately(self, name: str) -> bool:
+        """Whether a training with the labels there are ended a short while ago, here or before a restart."""
+        last = next(iter(self.store.trainings(name, limit=1)), None)
+        if last is None or last.label_revision != self.store.label_revision():
+            return False
+        return (now() - last.finished_at).total_seconds() < RETRY_SECONDS
 
     def _work(self, poll_seconds: float) -> None:
         while True:

@@ -16,6 +16,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.utils.others.generic import name_to_device
 
+from strategies.claims import SCORING, Claims
 from strategies.store import ImageRecord, Store
 from tasks.datastore.folder import StudiesFolder
 from tasks.files import ArchiveError, fingerprint, reason
@@ -99,8 +100,14 @@ class ScoreRecords(ScoringMethod):
             ``model_version`` and the numbers of images ``scored``, ``skipped`` (unchanged) and ``failed``.
 
         Raises:
-            ValueError: no model has been trained yet.
+            ValueError: no model has been trained yet, or another server is scoring these studies.
         """
+        with Claims(self.store).claimed(f"{SCORING}/{RECORDS}") as ours:
+            if not ours:
+                raise ValueError("another server is scoring these studies")
+            return self._score(request, datastore)
+
+    def _score(self, request: dict[str, Any], datastore: StudiesFolder) -> dict[str, Any]:
         version = self.registry.scoring_version()
         if not version:
             raise ValueError("there is no trained model to score with yet: train one first")

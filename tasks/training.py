@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import os
 import shutil
 import time
 from abc import abstractmethod
@@ -24,11 +25,15 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 from monailabel.utils.others.generic import device_list
 
-from tasks.files import image_id, reason, write_json
+from strategies.claims import TRAIN, Claims
+from strategies.schema import LabelNames
+from strategies.store import Training, now
+from tasks.files import ImageError, image_id, reason, write_json
 from tasks.groups import Grouping, hold_out
 from tasks.hyperparameters import Hyperparameters, whole_number
 from tasks.jobs.options import checked_device, means_default
 from tasks.models import Architecture, Checkpoint, ModelRegistry
+from tasks.partial_labels import KnownClassesLoss
 from tasks.values import of_kind, shown
 
 logger = logging.getLogger(__name__)
@@ -68,6 +73,9 @@ class MembersTrainTask(BasicTrainTask):
     key_metric: str
     """Name of the validation metric shown as ``best_metric``."""
 
+    has_background = False
+    """Whether class 0 is what no label marks."""
+
     same_start = False
     """Whether all members start from the same random weights."""
 
@@ -94,6 +102,8 @@ class MembersTrainTask(BasicTrainTask):
         self.name = name
         self.registry = registry
         self.preset = preset
+        self.declared_names = list(labels)
+        # The first of them: those that some label tells of, see _learn_names.
         self.label_names = list(labels)
         self.seed = seed
         self.grouping = grouping or Grouping()
@@ -123,27 +133,104 @@ class MembersTrainTask(BasicTrainTask):
             datastore: gives the images with a final label.
 
         Returns:
-            Train stats, see :meth:`stats`; ``failed_members`` maps a member's number to the reason.
+            Train stats, see :meth:`stats`; ``failed_members`` maps a member's number to the reason, ``left_out`` the
+            image ids whose image or label was removed meanwhile; ``unchanged`` says that nothing new was published,
+            ``partial_labels`` counts labels that were given before the last label name was added.
 
         Raises:
             TrainingError: too few labels, or an option out of range.
             ImageError: an image or label that cannot be used, named in the message.
         """
-        start = time.time()
         try:
             preset = self.preset.with_options(request)
             members = self.member_count(request, preset)
             seed = whole_number(request, "seed", self.seed, 0, LARGEST_SEED)
         except ValueError as error:
             raise TrainingError(str(error)) from error
+        with Claims(self.registry.store).claimed(f"{TRAIN}/{self.name}") as ours:
+            if not ours:
+                raise TrainingError(f"{self.name} is being trained by another server on these studies")
+            return self._recorded(request, datastore, preset, members, seed)
+
+    def _recorded(
+        self, request: dict[str, Any], datastore: Datastore, preset: Any, members: int, seed: int
+    ) -> dict[str, Any]:
+        """Train, and note what came of it: the labels that it saw decide when the next training is due."""
+        # Before the labels are read: one that comes meanwhile is new to the next training.
+        run = Training(name=self.name, started_at=now(), label_revision=self.registry.label_revision())
+        before = self.stats()
+        try:
+            return self._train(request, datastore, preset, members, seed, run)
+        except Exception as error:
+            run.error, run.finished_at, run.model_version = reason(error), now(), None
+            self.registry.store.add_training(run)
+            elapsed = str(dt.timedelta(seconds=int((run.finished_at - run.started_at).total_seconds())))
+            write_json(Path(self._stats_path), {"total_time": elapsed, **before, "error": run.error})
+            raise
+        finally:
+            shutil.rmtree(self._labels_folder, ignore_errors=True)
+
+    def _train(
+        self, request: dict[str, Any], datastore: Datastore, preset: Any, members: int, seed: int, run: Training
+    ) -> dict[str, Any]:
+        self._items = []
+        self._begin(preset, members, run)
+        shutil.rmtree(self._labels_folder, ignore_errors=True)
         self._items, self._extra = self.gather(datastore, preset, seed)
-        self.check_items(self._items)
+        self._items, run.left_out = self._checked(self._items)
         self._start = self._continued(request, preset)
         if self._start is not None:
             preset = self.continuing(preset)
-        Path(self._model_dir).mkdir(parents=True, exist_ok=True)
+        self._begin(preset, members, run)
         # Cached images of a training that was killed.
         shutil.rmtree(Path(self._model_dir) / _WORK, ignore_errors=True)
+        states, failed = self._train_members(request, datastore, preset, members, seed)
+        checkpoint = Checkpoint(
+            architecture=self.architecture(preset),
+            members=states,
+            preprocessing=self.inference_settings(preset),
+            labels=self.label_names,
+        )
+        stats = self.stats()
+        extra = self.additional_stats(preset)
+        metrics = {"best_metric": stats.get("best_metric"), "labels": len(self.label_names), **extra}
+        current = self.registry.current(self.name)
+        run.finished_at = now()
+        version = self.registry.publish(self.name, checkpoint, len(self._items), metrics, run)
+        elapsed = str(dt.timedelta(seconds=int((run.finished_at - run.started_at).total_seconds())))
+        stats |= {
+            "model_version": version,
+            "unchanged": current is not None and current.version == version,
+            "total_time": elapsed,
+            "failed_members": failed,
+            "left_out": run.left_out,
+            "partial_labels": sum(item["known"] < len(self.label_names) for item in self._items),
+            **extra,
+        }
+        write_json(Path(self._stats_path), stats)
+        return stats
+
+    def _begin(self, preset: Any, members: int, run: Training) -> None:
+        """Train stats of a training that has not finished an epoch yet."""
+        Path(self._model_dir).mkdir(parents=True, exist_ok=True)
+        stats = {
+            "epoch": 0,
+            "total_epochs": members * preset.max_epochs,
+            "start_ts": int(run.started_at.replace(tzinfo=dt.timezone.utc).timestamp()),
+            "current_time": "0:00:00",
+            "best_metric": 0.0,
+            "best_epoch": 0,
+            "labelled": len(self._items),
+            "member": 1,
+            "members": members,
+            "failed_members": {},
+        }
+        write_json(Path(self._stats_path), stats)
+
+    def _train_members(
+        self, request: dict[str, Any], datastore: Datastore, preset: Any, members: int, seed: int
+    ) -> tuple[list[dict[str, torch.Tensor]], dict[str, str]]:
+        """Weights of the members that did not fail, and why the others did, by their number."""
         common = {"name": _WORK, "members": members, "seed": seed, "dataloader": "ThreadDataLoader"}
         states: list[dict[str, torch.Tensor]] = []
         failed: dict[str, str] = {}
@@ -159,20 +246,7 @@ class MembersTrainTask(BasicTrainTask):
                     raise
                 logger.exception("member %d of %d failed", member + 1, members)
                 failed[str(member + 1)] = reason(error)
-        checkpoint = Checkpoint(
-            architecture=self.architecture(preset),
-            members=states,
-            preprocessing=self.inference_settings(preset),
-            labels=self.label_names,
-        )
-        stats = self.stats()
-        extra = self.additional_stats(preset)
-        metrics = {"best_metric": stats.get("best_metric"), **extra}
-        version = self.registry.publish(self.name, checkpoint, len(self._items), metrics)
-        elapsed = str(dt.timedelta(seconds=int(time.time() - start)))
-        stats |= {"model_version": version, "total_time": elapsed, "failed_members": failed, **extra}
-        write_json(Path(self._stats_path), stats)
-        return stats
+        return states, failed
 
     def _train_member(self, options: dict[str, Any], datastore: Datastore) -> dict[str, torch.Tensor]:
         super().__call__(options, datastore)
@@ -191,7 +265,9 @@ class MembersTrainTask(BasicTrainTask):
         Raises:
             TrainingError: too few labels.
         """
-        items, extra = self._labelled(datastore), self.extra_items(datastore, preset)
+        items = self._labelled(datastore)
+        self._learn_names(items)
+        extra = self.extra_items(datastore, preset)
         together = [*items, *extra]
         names = sorted({*datastore.list_images(), *(item["id"] for item in together)})
         groups = dict(zip(names, self.grouping(names).tolist(), strict=True))
@@ -204,13 +280,74 @@ class MembersTrainTask(BasicTrainTask):
 
     def _labelled(self, datastore: Datastore) -> list[dict[str, Any]]:
         items = sorted(datastore.datalist(), key=lambda item: str(item["image"]))
-        if len(items) < MINIMUM_LABELS:
-            raise TrainingError(f"training needs at least {MINIMUM_LABELS} labelled images, there are {len(items)}")
+        _check_count(items)
         # The list has the files that links lead to, which may have other names than the images.
         names = {datastore.get_image_uri(name): name for name in datastore.get_labeled_images()}
         for item in items:
             item["id"] = names.get(item["image"]) or image_id(item["image"])
         return items
+
+    def _learn_names(self, items: Sequence[dict[str, Any]]) -> None:
+        """Note how many names each label tells of, and train those that some label does."""
+        all_names = len(self.declared_names)
+        known = LabelNames(self.registry.store).known_names()
+        for item in items:
+            item["known"] = min(known.get(item["id"], all_names), all_names)
+        learnt = max(item["known"] for item in items)
+        self.label_names = self.declared_names[:learnt]
+        if left := self.declared_names[learnt:]:
+            logger.warning("no image is annotated for %s yet: the model does not learn it", ", ".join(left))
+        if partial := sum(item["known"] < learnt for item in items):
+            logger.info("%d of %d labels do not tell of %s", partial, len(items), ", ".join(self.label_names[1:]))
+
+    def _checked(self, items: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """The items that are there, with labels as they are now, and why others are left out, by image id.
+
+        Raises:
+            ImageError: an image or label that is there and cannot be used.
+            TrainingError: too few are left, or together they cannot train anything.
+        """
+        kept, left_out = [], {}
+        for item in items:
+            files = [Path(item["image"]), Path(item["label"])]
+            try:
+                self.check_item(item)
+                self.keep_label(item)
+            except (ImageError, FileNotFoundError) as error:
+                gone = [file.name for file in files if not file.exists()]
+                if not gone:
+                    raise
+                left_out[str(item["id"])] = f"{', '.join(gone)} was removed"
+                logger.warning("%s is left out: %s (%s)", item["id"], left_out[str(item["id"])], reason(error))
+            else:
+                kept.append(item)
+        _check_count(kept)
+        self.check_together(kept)
+        return kept, left_out
+
+    @property
+    def _labels_folder(self) -> Path:
+        return Path(self._model_dir) / "labels"
+
+    def keep_label(self, item: dict[str, Any]) -> None:
+        """Give the label file a second name, under which it stays for this training whatever becomes of the label.
+
+        Raises:
+            FileNotFoundError: it is gone already.
+        """
+        if not isinstance(item["label"], str):
+            return
+        self._labels_folder.mkdir(parents=True, exist_ok=True)
+        name = Path(item["label"]).name
+        kept = self._labels_folder / f"{item['id']}{name[len(image_id(name)) :]}"
+        kept.unlink(missing_ok=True)
+        try:
+            os.link(item["label"], kept)
+        except FileNotFoundError:
+            raise
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(item["label"], kept)
+        item["label"] = str(kept)
 
     def _continued(self, request: Mapping[str, Any], preset: Any) -> Checkpoint | None:
         """The checkpoint whose weights the training continues from, if it should and can."""
@@ -228,11 +365,18 @@ class MembersTrainTask(BasicTrainTask):
         return current
 
     @abstractmethod
-    def check_items(self, items: list[dict[str, Any]]) -> None:
-        """Read every labelled image once before training.
+    def check_item(self, item: dict[str, Any]) -> None:
+        """Read a labelled image once before training.
 
         Raises:
             ImageError: an image or label that cannot be used.
+        """
+
+    def check_together(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """Look at the labelled images as a whole.
+
+        Raises:
+            ImageError: one that does not fit the others.
             TrainingError: together they cannot train anything.
         """
 
@@ -323,7 +467,12 @@ class MembersTrainTask(BasicTrainTask):
         items = list(context.datalist)
         held = self._validating(items, context.request["seed"])
         training = [item for index, item in enumerate(items) if index not in set(held)]
-        return self.member_items([*training, *self._extra], context.request), [items[index] for index in held]
+        # A label that does not tell of all names cannot judge; its image still belongs to the validating side.
+        validating = [items[index] for index in held if self._is_complete(items[index])]
+        return self.member_items([*training, *self._extra], context.request), validating
+
+    def _is_complete(self, item: Mapping[str, Any]) -> bool:
+        return bool(item.get("known", len(self.label_names)) >= len(self.label_names))
 
     def _validating(self, items: Sequence[Mapping[str, Any]], seed: int) -> list[int]:
         return sorted(self.held_out(items, seed)) if len(items) >= MINIMUM_FOR_VALIDATION else []
@@ -391,6 +540,11 @@ class MembersTrainTask(BasicTrainTask):
         """Inputs and targets of a training batch, on the device."""
         return default_prepare_batch(batch, device, non_blocking, **options)
 
+    def _batch(self, batch: dict[str, Any], device: Any, non_blocking: bool, **options: Any) -> Any:
+        """Inputs, and targets with the number of classes that each label tells of."""
+        inputs, targets = self.prepare_batch(batch, device, non_blocking, **options)
+        return inputs, (targets, torch.as_tensor(batch["known"]) + self.has_background)
+
     def train_post_transforms(self, context: Context) -> None:
         """None: what is trained on is not evaluated."""
 
@@ -438,10 +592,10 @@ class MembersTrainTask(BasicTrainTask):
             device=context.device,
             max_epochs=context.max_epochs,
             train_data_loader=self.train_data_loader(context),
-            prepare_batch=self.prepare_batch,
+            prepare_batch=self._batch,
             network=context.network,
             optimizer=context.optimizer,
-            loss_function=self.loss_function(context),
+            loss_function=KnownClassesLoss(self.loss_function(context), self.has_background),
             train_handlers=self.train_handlers(context),
             amp=self._amp,
             decollate=False,
@@ -555,6 +709,11 @@ class Progress:
             "members": request["members"],
             "failed_members": request["failed_members"],
         }
+
+
+def _check_count(items: Sequence[Any]) -> None:
+    if len(items) < MINIMUM_LABELS:
+        raise TrainingError(f"training needs at least {MINIMUM_LABELS} labelled images, there are {len(items)}")
 
 
 def parameters(context: Context) -> Any:

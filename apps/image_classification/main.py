@@ -15,7 +15,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.train import TrainTask
 
 from apps import grading
-from apps.options import ConfigurationError, ImageOptions, refuse
+from apps.options import ImageOptions
 from apps.shared import ActiveLearningApp
 from tasks.classification.datastore import GradedFolder
 from tasks.classification.inference import ClassifierInferTask
@@ -31,6 +31,8 @@ class ImageClassification(ActiveLearningApp, MONAILabelApp):
 
     default_strategy = "entropy_kl"
     default_labels = ("no_tumor", "tumor")
+    first_label_value = 0
+    fewest_labels = 2
     scores = SCORES + COMMITTEE_SCORES
     embeddings = True
     local_only = True
@@ -49,8 +51,6 @@ class ImageClassification(ActiveLearningApp, MONAILabelApp):
             description="Active learning for grading images: the most useful image next",
             version="1.0",
         )
-        if len(self.options.labels) < 2:
-            refuse(ConfigurationError(f"option labels must name two classes at least, got {self.options.labels}"))
 
     def open_datastore(self, **options: Any) -> GradedFolder:
         """A folder whose labels are class names."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from strategies.store import Store
@@ -12,6 +13,6 @@ CLASSIFIER = "classifier"
 COMMITTEE = "classifier_committee"
 
 
-def classification_models(folder: Path, store: Store) -> ModelRegistry:
+def classification_models(folder: Path, store: Store, labels: Sequence[str] | None = None) -> ModelRegistry:
     """Scoring uses the committee or the single model, whichever was trained last."""
-    return ModelRegistry(folder, store, ClassifierArchitecture, (COMMITTEE, CLASSIFIER), together=False)
+    return ModelRegistry(folder, store, ClassifierArchitecture, (COMMITTEE, CLASSIFIER), together=False, labels=labels)

@@ -89,9 +89,9 @@ class ScoreImages(ScoreRecords):
     def prepare(self, device: torch.device) -> Prepared:
         """Load the newest model."""
         models = self.registry.scoring_models()
-        checkpoint = self.registry.load(models[0].name) if models else None
-        if checkpoint is None:
+        if not models:
             raise ValueError("the checkpoint of the current model is missing: train again")
+        checkpoint = self.registry.read(models[0])
         scorer = ImageScorer(checkpoint.networks(device), checkpoint.labels, self.passes, self.seed, device)
         transform = preprocessing(checkpoint.preprocessing["image_size"])
         return Prepared(lambda image: torch.as_tensor(transform({"image": image})["image"]), scorer)

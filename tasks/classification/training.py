@@ -71,11 +71,13 @@ class ClassifierTrainTask(MembersTrainTask):
         self.committee = committee
         self.start = Start(weights)
 
-    def check_items(self, items: list[dict[str, Any]]) -> None:
-        """Read every image and class; there must be two classes at least."""
-        for item in items:
-            read_image(item["image"])
-            item["label"] = read_class(item["label"], self.label_names)
+    def check_item(self, item: dict[str, Any]) -> None:
+        """Read the image and its class."""
+        read_image(item["image"])
+        item["label"] = read_class(item["label"], self.label_names)
+
+    def check_together(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """There must be two classes at least."""
         found = {item["label"] for item in items}
         if len(found) < 2:
             name = self.label_names[found.pop()]

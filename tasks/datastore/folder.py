@@ -26,7 +26,15 @@ from tasks.datastore.rejected import RejectedLabels
 from tasks.datastore.rules import FINAL, LabelRule, any_label
 from tasks.datastore.stock import read_stock_index
 from tasks.datastore.watcher import Watcher
-from tasks.files import ArchiveError, ImageError, LabelError, is_safe_name, is_safe_tag
+from tasks.files import (
+    ArchiveError,
+    ImageError,
+    LabelError,
+    fingerprint,
+    fingerprint_of,
+    is_safe_name,
+    is_safe_tag,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +101,7 @@ class StudiesFolder(LocalDatastore):
             (self.labels_folder / tag).mkdir(parents=True, exist_ok=True)
         self._index = Index(folder / INDEX, repair=not read_only)
         self._by_tag: defaultdict[str, set[str]] = defaultdict(set)
+        self._stamps: dict[str, str] = {}
         self._know(self._index.load())
         if not self._datastore.objects and not read_only:
             self._take_over(read_stock_index(folder))
@@ -146,6 +155,15 @@ class StudiesFolder(LocalDatastore):
         with self._mutex:
             objects = self._datastore.objects
             return {name: objects[name].labels[tag].info for name in self._by_tag[tag]}
+
+    def label_stamps(self) -> dict[str, str]:
+        """Image id -> size and time of its final label's file: changes whenever the label does."""
+        with self._mutex:
+            return dict(self._stamps)
+
+    def label_stamp(self, image_id: str) -> str | None:
+        """The same of one image, None if it has no final label."""
+        return self._stamps.get(image_id)
 
     def refresh(self) -> None:
         """Bring the index in line with the files, and tell what has changed."""
@@ -329,12 +347,19 @@ class StudiesFolder(LocalDatastore):
     def _note(self, image_id: str, tag: str, label: DataModel | None) -> None:
         """Keep in memory that an image has a label, or none any more."""
         labels = self._datastore.objects[image_id].labels
+        if tag == FINAL:
+            self._stamps.pop(image_id, None)
+            if label is not None:
+                self._stamps[image_id] = self._stamp_now(image_id, label)
         if label is None:
             labels.pop(tag, None)
             self._by_tag[tag].discard(image_id)
         else:
             labels[tag] = label
             self._by_tag[tag].add(image_id)
+
+    def _stamp_now(self, image_id: str, label: DataModel) -> str:
+        return fingerprint([self.labels_folder / FINAL / self._filename(image_id, label.ext)])
 
     def _check_tag(self, tag: str) -> None:
         if not is_safe_tag(tag) or tag == HISTORY:
@@ -432,7 +457,7 @@ class StudiesFolder(LocalDatastore):
         if str(path) in self._own:
             self._own.discard(str(path))
             return False
-        if path.name.startswith((_PART, ".")):
+        if path.name.startswith((_PART, ".", INDEX)):
             return False
         return path.parent == self.folder or path.parent.parent == self.labels_folder
 
@@ -482,15 +507,23 @@ class StudiesFolder(LocalDatastore):
         images = self._scan_images()
         patterns = [*self._extensions, *self.label_extensions]
         labels = {tag: self._scan(folder, patterns) for tag, folder in self._tag_folders().items()}
+        stamps = self._scan_stamps()
         with self._mutex:
-            found = _Difference(self, images, labels)
+            found = _Difference(self, images, labels, stamps)
             if found.changes:
                 if not self._read_only:
                     with self._index.change() as change:
                         found.write(change)
                 self._apply(found)
                 self._on_change(found.changes)
+            for name in self._by_tag[FINAL] - self._stamps.keys():  # at the start
+                self._stamps[name] = stamps.get(name) or self._stamp_now(name, self._label(name, FINAL))
         return found.changes
+
+    def _scan_stamps(self) -> dict[str, str]:
+        """Image id -> size and time of the file in the folder of final labels."""
+        with os.scandir(self.labels_folder / FINAL) as entries:
+            return {self._to_id(entry.name)[0]: fingerprint_of(entry) for entry in entries}
 
     def _apply(self, found: _Difference) -> None:
         objects = self._datastore.objects
@@ -512,7 +545,13 @@ class StudiesFolder(LocalDatastore):
 class _Difference:
     """How files differ from what a folder knows. They were listed without the lock: what is gone is looked at again."""
 
-    def __init__(self, folder: StudiesFolder, images: dict[str, str], labels: dict[str, dict[str, str]]) -> None:
+    def __init__(
+        self,
+        folder: StudiesFolder,
+        images: dict[str, str],
+        labels: dict[str, dict[str, str]],
+        stamps: dict[str, str],
+    ) -> None:
         self._objects = folder._datastore.objects
         self.gone = [name for name in self._objects if name not in images and not folder._has_image(name)]
         self.images = {
@@ -539,6 +578,12 @@ class _Difference:
             key: noted[key] if key in noted and noted[key].ext == ending else _found(key[0], ending)
             for key, ending in unknown.items()
         }
+        for name, stamp in folder._stamps.items():
+            if stamps.get(name, stamp) != stamp and (name, FINAL) not in {*self.lost, *self.labels}:
+                label = self._objects[name].labels[FINAL]
+                if folder._stamp_now(name, label) != stamp:  # replaced or edited by hand: nobody knows by whom
+                    info = {key: value for key, value in label.info.items() if key != "client_id"}
+                    self.labels[name, FINAL] = DataModel(ext=label.ext, info={**info, "ts": int(time.time())})
         self.changes: dict[str, bool | None] = {}
         lost = set(self.lost)
         for name in {*self.images, *(name for name, _ in [*self.lost, *self.labels])}:

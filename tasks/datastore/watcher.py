@@ -1,4 +1,4 @@
-"""Watches a studies folder and tells once things have become quiet."""
+"""Watches a studies folder and tells once things have become quiet: files that came, went, or were written anew."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUIET_SECONDS = 0.5
 LONGEST_SECONDS = 5.0
 """A copy of many files is told of this often while it goes on."""
 POLL_SECONDS = 30.0
-"""A file system of another machine does not tell: it is looked at this often."""
+"""A file system of another machine does not tell: it is looked at this often, for files that came and went."""
 _REMOTE = ("nfs", "cifs", "smb", "9p", "fuse", "ceph", "gluster", "afs", "virtiofs")
 
 
@@ -37,6 +37,7 @@ class Watcher:
         self._last = threading.Event()
         handler = FileSystemEventHandler()
         handler.on_created = handler.on_deleted = handler.on_moved = self._event  # type: ignore[method-assign]
+        handler.on_closed = self._event  # type: ignore[method-assign]
         self._observer = PollingObserver(timeout=POLL_SECONDS) if _is_remote(folder) else Observer()
         try:
             self._observer.schedule(handler, str(folder), recursive=True)

@@ -38,15 +38,17 @@ PSEUDO = "pseudo"
 
 
 def pseudo_labelled(datastore: Datastore) -> Iterator[dict[str, Any]]:
-    """Items ``{"id", "image", "label", "score"}`` with a pseudo-label and no final one, by image id."""
+    """Items with a pseudo-label and no final one, by image id: ``id, image, label, score, model_version``."""
     for image_id in sorted(datastore.list_images()):
         tags = set(datastore.get_labels_by_image_id(image_id))
         if PSEUDO in tags and FINAL not in tags:
+            info = datastore.get_label_info(image_id, PSEUDO)
             yield {
                 "id": image_id,
                 "image": datastore.get_image_uri(image_id),
                 "label": datastore.get_label_uri(image_id, PSEUDO),
-                "score": float(datastore.get_label_info(image_id, PSEUDO).get("score", 0.0)),
+                "score": float(info.get("score", 0.0)),
+                "model_version": str(info.get("model_version", "")),
             }
 
 

@@ -12,6 +12,7 @@ from monai.transforms import Compose, RandRotate90d, SpatialPadd
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.basic_train import Context
 
+from strategies.schema import LabelNames
 from tasks.files import ImageError
 from tasks.groups import Grouping, hold_out_by_name
 from tasks.image_segmentation.loss import WeightedLoss
@@ -65,21 +66,24 @@ class ImageTrainTask(SegmentationTrainTask):
         self._config["pretrained"] = True
         self.start = Start(weights)
 
-    def check_items(self, items: list[dict[str, Any]]) -> None:
-        """Read every image and mask: sizes and values must fit."""
-        for item in items:
-            read_slice(item["image"])
-            read_mask(item["label"], len(self.label_names) + 1, item["image"])
-            item.setdefault("weight", 1.0)
-            item.setdefault("score", 0.0)
+    def check_item(self, item: dict[str, Any]) -> None:
+        """Read the image and its mask: size and values must fit."""
+        read_slice(item["image"])
+        read_mask(item["label"], len(self.label_names) + 1, item["image"])
+        item.setdefault("weight", 1.0)
+        item.setdefault("score", 0.0)
 
     def extra_items(self, datastore: Datastore, preset: ImagePreset) -> list[dict[str, Any]]:
         """Images that the model labelled itself; unusable ones are left out with a warning."""
         usable = []
+        at_first = LabelNames(self.registry.store).first_count()
         for item in pseudo_labelled(datastore) if preset.pseudo_weight > 0 else ():
+            known = self.registry.known_names(item.pop("model_version")) or at_first
+            item["known"] = min(len(self.label_names), known or len(self.label_names))
             try:
-                self.check_items([item])
-            except ImageError as error:
+                self.check_item(item)
+                self.keep_label(item)
+            except (ImageError, FileNotFoundError) as error:
                 logger.warning("pseudo-label left out: %s", error)
             else:
                 usable.append({**item, "weight": preset.pseudo_weight})

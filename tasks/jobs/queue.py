@@ -22,10 +22,10 @@ from typing import Any
 
 import psutil
 
+from strategies.claims import SCORING, TRAIN
+
 logger = logging.getLogger(__name__)
 
-TRAIN = "train"
-SCORING = "scoring"
 BATCH_INFERENCE = "batch_infer"
 KINDS = (TRAIN, SCORING, BATCH_INFERENCE)
 """As MONAI Label names them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from strategies.store import Store
@@ -16,7 +16,10 @@ BOOTSTRAP_MEMBERS = 4
 
 
 def segmentation_models(
-    folder: Path, store: Store, architecture: Callable[..., AnyArchitecture] = Architecture
+    folder: Path,
+    store: Store,
+    architecture: Callable[..., AnyArchitecture] = Architecture,
+    labels: Sequence[str] | None = None,
 ) -> ModelRegistry:
-    """Scoring uses the single model and, if there is one, the bootstrap committee."""
-    return ModelRegistry(folder, store, architecture, (SINGLE, BOOTSTRAP), together=True)
+    """Scoring uses the single model and, if there is one that has seen the same labels, the bootstrap committee."""
+    return ModelRegistry(folder, store, architecture, (SINGLE, BOOTSTRAP), together=True, labels=labels)

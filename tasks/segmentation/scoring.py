@@ -27,10 +27,10 @@ class ScoreSegmentations(ScoreRecords):
 
     def prepare(self, device: torch.device) -> Prepared:
         """Load the current models."""
-        single = self.registry.load(SINGLE)
-        if single is None:
+        models = {row.name: self.registry.read(row) for row in self.registry.scoring_models()}
+        if SINGLE not in models:
             raise ValueError("the checkpoint of the current model is missing: train again")
-        committee = self.registry.load(BOOTSTRAP)
+        single, committee = models[SINGLE], models.get(BOOTSTRAP)
         members = committee.networks(device) if committee and committee.architecture == single.architecture else []
         network, inferer = single.networks(device)[0], self.inferer(single)
         scorer = Scorer(network, members, inferer, single.labels, self.passes, self.seed, device)

@@ -21,6 +21,7 @@ from tasks.training import MembersTrainTask
 class SegmentationTrainTask(MembersTrainTask):
     """Trains networks that give one class to every voxel or pixel; the best mean foreground Dice is kept."""
 
+    has_background = True
     key_metric = BasicTrainTask.VAL_METRIC_MEAN_DICE
 
     ignore_empty = True

@@ -55,16 +55,20 @@ class VolumeTrainTask(SegmentationTrainTask):
         self.channels = list(channels)
         self._in_channels = 1
 
-    def check_items(self, items: list[dict[str, Any]]) -> None:
-        """Read every image and label: channels, shapes and values must fit."""
-        shapes = []
+    def check_item(self, item: dict[str, Any]) -> None:
+        """Read the image and its label: shape and values must fit."""
+        image = read_volume(item["image"], self.channels)
+        read_label(item["label"], len(self.label_names) + 1, like=image.shape[1:])
+        item["channels"] = image.shape[0]
+
+    def check_together(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """All images must have the same channels."""
+        self._in_channels = items[0]["channels"]
         for item in items:
-            image = read_volume(item["image"], self.channels)
-            read_label(item["label"], len(self.label_names) + 1, like=image.shape[1:])
-            shapes.append(image.shape[0])
-            if image.shape[0] != shapes[0]:
-                raise ImageError(f"{item['image']} has {image.shape[0]} channels, {items[0]['image']} has {shapes[0]}")
-        self._in_channels = shapes[0]
+            if item["channels"] != self._in_channels:
+                raise ImageError(
+                    f"{item['image']} has {item['channels']} channels, {items[0]['image']} has {self._in_channels}"
+                )
 
     def architecture(self, preset: Preset) -> Architecture:
         """The 3D U-Net."""

@@ -6,11 +6,25 @@ from fastapi.routing import APIRoute
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from apps import access, grading, jobs, metrics, ohif, pages, proxy, pseudo_labels, routes, sign_in, stock, upkeep
+from apps import (
+    access,
+    grading,
+    jobs,
+    metrics,
+    ohif,
+    pages,
+    proxy,
+    pseudo_labels,
+    relabelling,
+    routes,
+    sign_in,
+    stock,
+    upkeep,
+)
 from apps.access import TABLE, AccessError, Body, Role, Row, body_of, role_of, serve_only
 from apps.routes import ADMIN, READER
 
-OURS = (routes, jobs, upkeep, metrics, pages, stock, grading, pseudo_labels, ohif, proxy, sign_in)
+OURS = (routes, jobs, upkeep, metrics, relabelling, pages, stock, grading, pseudo_labels, ohif, proxy, sign_in)
 
 
 def all_routes() -> list[APIRoute]:

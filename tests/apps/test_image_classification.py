@@ -86,7 +86,7 @@ def test_the_loop_trains_what_the_default_strategy_needs(make, strategy, trainer
 @pytest.mark.parametrize(
     ("conf", "words"),
     [
-        ({"labels": "disc"}, "labels must name two classes at least"),
+        ({"labels": "disc"}, "labels must be at least 2 names, got disc"),
         ({"preset": "huge"}, "preset must be one of paper, small, pcdal"),
         ({"weights": "/no/such.pth"}, "weights: there is no file /no/such.pth"),
         ({"group_by": "ward"}, "is no column .labels.csv has the columns file, label, patient"),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from monailabel.interfaces.utils.app import app_instance
 
-from tasks.jobs.queue import LONGEST_QUEUE, TRAIN, JobQueue
+from strategies.claims import TRAIN
+from tasks.jobs.queue import LONGEST_QUEUE, JobQueue
 from tests.apps.test_guard import SHAPE, label, put
 from tests.server import APP
 from tests.tasks.jobs.test_options import WRONG

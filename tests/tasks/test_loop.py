@@ -5,9 +5,10 @@ import datetime as dt
 import pytest
 
 from strategies.catalogue import CATALOGUE
+from strategies.claims import SCORING, TRAIN
 from strategies.rounds import Rounds
 from strategies.store import ImageRecord
-from tasks.loop import RECORDS, SCORING, TRAIN, ActiveLearningLoop
+from tasks.loop import RECORDS, ActiveLearningLoop
 from tasks.segmentation.models import BOOTSTRAP, SINGLE
 
 IMAGES = [f"image{i}" for i in range(8)]

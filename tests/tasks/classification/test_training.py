@@ -97,7 +97,8 @@ def test_a_diverged_member_is_left_out_and_a_training_without_members_fails(regi
 def test_slices_of_a_patient_are_never_on_both_sides(registry, datastore):
     task = trainer(registry, grouping=Grouping(pattern=r"^(p\d+)"))
     items = task.gather(datastore, PRESETS["small"], 0)[0]
-    task.check_items(items)
+    for item in items:
+        task.check_item(item)
     for seed in range(20):
         request = {"seed": seed, "member": 0, "members": 1}
         training, validation = task.partition_datalist(types.SimpleNamespace(datalist=items, request=request))

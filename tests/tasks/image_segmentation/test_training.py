@@ -143,7 +143,7 @@ def test_an_error_while_batches_are_prepared_ends_the_training(registry, datasto
         raise OSError("disk gone")
 
     task = trainer(registry)
-    monkeypatch.setattr(task, "check_items", lambda items: None)
+    monkeypatch.setattr(task, "check_item", lambda item: None)
     monkeypatch.setattr("tasks.image_segmentation.slices.read_slice", fail)
     with pytest.raises(RuntimeError, match="applying transform"):
         task({**QUICK, "dataset": "Dataset"}, datastore)

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.jobs.queue import KEPT, LONGEST_QUEUE, SCORING, TRAIN, JobQueue, QueueFullError, monai_label_command
+from strategies.claims import SCORING, TRAIN
+from tasks.jobs.queue import KEPT, LONGEST_QUEUE, JobQueue, QueueFullError, monai_label_command
 
 SECONDS = 60
 
