@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,8 +17,12 @@ from strategies.pools import Pools
 from strategies.selection import CealSplit
 from strategies.store import Round, Store, serving_version
 
+logger = logging.getLogger(__name__)
+
 SCORED = "scored"
 COLD_START = "cold_start"
+SCORE_MISSING = "score_missing"
+"""The serving models do not give the strategy's score, as without a committee that has seen the same labels."""
 _NO_IMAGES = np.zeros(0, dtype=np.int64)
 
 
@@ -43,7 +48,7 @@ class Plan:
     Attributes:
         model_version: checkpoints that ordered it, empty in a cold start.
         number: of the round among those of its strategy, 1 first.
-        reason: ``"scored"`` or ``"cold_start"``.
+        reason: ``"scored"``, ``"cold_start"`` or ``"score_missing"``.
         places: images, the first to be served first.
         pseudo: image id -> score, of what the model labels itself.
         lost: images of it that were labelled since.
@@ -97,7 +102,7 @@ class Planner:
     def _plan(self, session: orm.Session, strategy: QueryStrategy, version: str) -> Plan | None:
         scored_rounds = session.scalar(_count(strategy).where(Round.reason == SCORED)) or 0
         pool = self.pools.pool(session, strategy, version, scored_rounds + 1) if version else None
-        reason = SCORED if pool else COLD_START
+        reason = SCORED if pool else self._cold_reason(session, strategy, version)
         if pool is None:
             pool = self.pools.everything(session, strategy, version)
         if not pool.image_ids:
@@ -126,6 +131,17 @@ class Planner:
             ),
             pseudo={pool.image_ids[index]: float(pool.scores[index]) for index in pseudo},
         )
+
+    def _cold_reason(self, session: orm.Session, strategy: QueryStrategy, version: str) -> str:
+        table = self.pools.table(session, version) if version and strategy.score else None
+        if table is None or not table.scores or strategy.score in table.scores:
+            return COLD_START
+        logger.warning(
+            "%s: the serving model %s gives no %s (there is no committee, or it was trained before the model beside "
+            "it): the order is random until there is one",
+            *(strategy.name, version, strategy.score),
+        )
+        return SCORE_MISSING
 
 
 def next_number(session: orm.Session, strategy: QueryStrategy) -> int:

@@ -45,7 +45,7 @@ class Assignment:
         round_size: images in the round.
         remaining: images of the round not yet labelled, this one included.
         model_version: checkpoints that ordered the round, empty in a cold start.
-        reason: ``"scored"`` or ``"cold_start"``.
+        reason: ``"scored"``, ``"cold_start"``, or ``"score_missing"`` where the serving models lack the score.
         lease_expires: end of the promise, UTC.
         group: part of the strategy's split that the image is of, None where there is no split.
     """

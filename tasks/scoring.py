@@ -111,6 +111,8 @@ class ScoreRecords(ScoringMethod):
         version = self.registry.scoring_version()
         if not version:
             raise ValueError("there is no trained model to score with yet: train one first")
+        for name in self.registry.outdated():
+            logger.warning("%s is left out: it was trained before the last labels of the model beside it", name)
         device = torch.device(name_to_device(request.get("device") or "cuda"))
         prepared = self.prepare(device)
         known = self.store.fingerprints(version)
