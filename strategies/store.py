@@ -421,6 +421,13 @@ class Store:
         with self.reading() as session:
             return {row.image_id: str(row.error) for row in session.execute(query)}
 
+    def forget_records(self, model_version: str, image_ids: Sequence[str]) -> None:
+        """Drop records of a model version: the images are due for scoring again."""
+        with self.transaction() as session:
+            session.execute(
+                sa.delete(Record).where(Record.model_version == model_version, Record.image_id.in_(image_ids))
+            )
+
     def unscored(self, model_version: str) -> int:
         """Number of present images without any record for a model version."""
         scored = sa.select(Record.image_id).where(Record.model_version == model_version)

@@ -7,6 +7,7 @@ replaced or removed) since the revision that the last one saw.
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import threading
 import time
@@ -83,6 +84,7 @@ class ActiveLearningLoop:
         self.retention = Retention(store)
         self._untidy = True
         self._failed: dict[tuple[str, str], float] = {}
+        self._retried_at: dt.datetime | None = None
         self._wake = threading.Event()
 
     @property
@@ -97,6 +99,12 @@ class ActiveLearningLoop:
     def release(self, client_id: str = "") -> None:
         """Start jobs again."""
         self.holds.release(client_id)
+        self.wake()
+
+    def retry(self) -> None:
+        """Try at once what failed a short while ago: somebody has done something about it."""
+        self._failed.clear()
+        self._retried_at = now()
         self.wake()
 
     def next_job(self) -> Job | None:
@@ -197,6 +205,8 @@ class ActiveLearningLoop:
         """Whether a training with the labels there are ended a short while ago, here or before a restart."""
         last = next(iter(self.store.trainings(name, limit=1)), None)
         if last is None or last.label_revision != self.store.label_revision():
+            return False
+        if self._retried_at is not None and last.finished_at <= self._retried_at:
             return False
         return (now() - last.finished_at).total_seconds() < RETRY_SECONDS
 
