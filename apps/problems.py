@@ -161,7 +161,7 @@ def problems(
     """What needs a person, page by page.
 
     Returns:
-        ``counts`` by kind; ``problems`` from ``offset`` on, each with ``kind``, ``id``, ``reason`` and, where it is known,
+        ``counts`` by kind; ``problems`` from ``offset`` on, each with ``kind``, ``id``, ``reason`` and, where known,
         ``at``; and ``next``, the offset of the next page, null on the last one.
     """
     app = app_instance()
