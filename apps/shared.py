@@ -26,7 +26,7 @@ from apps.authentication import accept_tokens
 from apps.guard import protect, warn_if_open
 from apps.options import ConfigurationError, Options, is_remote, refuse
 from strategies.catalogue import QueryStrategy, offered
-from strategies.claims import Claims, owner
+from strategies.claims import Claims, new_owner
 from strategies.next_sample import NextSample
 from strategies.planning_process import LARGE_POOL, PlanningProcess
 from strategies.preparation import Preparation
@@ -311,7 +311,7 @@ class ActiveLearningApp:
         """Server start: routes, environment of the jobs, and the loop."""
         accept_tokens()
         os.environ[JOB_PROCESS] = "1"
-        owner()  # the jobs are this server's
+        new_owner()  # the jobs are this server's
         self.registry.tidy()
         from monailabel.app import app as server
 
