@@ -24,7 +24,7 @@ from apps.authentication import accept_tokens
 from apps.guard import protect, warn_if_open
 from apps.options import ConfigurationError, Options, is_remote, refuse
 from strategies.catalogue import QueryStrategy, offered
-from strategies.claims import SCORING, TRAIN, Claims, owner
+from strategies.claims import SCORING, TRAIN, Claims, new_owner
 from strategies.next_sample import NextSample
 from strategies.planning_process import LARGE_POOL, PlanningProcess
 from strategies.preparation import Preparation
@@ -317,7 +317,7 @@ class ActiveLearningApp:
     def on_init_complete(self) -> None:
         """Server start: routes, environment of the jobs, and the loop."""
         accept_tokens()
-        owner()  # the jobs are this server's
+        new_owner()  # the jobs are this server's
         self.registry.tidy()
         from monailabel.app import app as server
 

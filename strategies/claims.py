@@ -28,9 +28,15 @@ LAPSE_SECONDS = 60.0
 _RENEW_SECONDS = 10.0
 
 
+def new_owner() -> str:
+    """Name this server, and through its environment the jobs that it starts."""
+    os.environ[OWNER] = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+    return os.environ[OWNER]
+
+
 def owner() -> str:
-    """Name of this server, the same in all its jobs."""
-    return os.environ.setdefault(OWNER, f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}")
+    """Name of the server whose process or job this is."""
+    return os.environ.get(OWNER) or new_owner()
 
 
 class Claims:
@@ -54,12 +60,13 @@ class Claims:
         Yields:
             Whether it is ours; if not, another server is at it.
         """
-        taken = self._take(work)
+        mine = owner()
+        taken = self._take(work, mine)
         if taken is None:
             yield False
             return
         stop = threading.Event()
-        renewing = threading.Thread(target=self._renew, args=(work, stop), name="claim", daemon=True)
+        renewing = threading.Thread(target=self._renew, args=(work, mine, stop), name="claim", daemon=True)
         renewing.start()
         try:
             yield True
@@ -67,8 +74,7 @@ class Claims:
             stop.set()
             renewing.join()
             if taken:
-                with self.store.transaction() as session:
-                    session.execute(sa.delete(Claim).where(Claim.work == work, Claim.owner == owner()))
+                self._give_back(work, mine)
 
     def running(self, kind: str) -> list[str]:
         """Names of the work of a kind, such as :data:`TRAIN`, that some server is at."""
@@ -76,23 +82,30 @@ class Claims:
             found = session.scalars(live_claims(kind, self.clock()))
             return [work.removeprefix(f"{kind}/") for work in found]
 
-    def _take(self, work: str) -> bool | None:
+    def _take(self, work: str, mine: str) -> bool | None:
         """True if the claim is new, False if it was ours already, None if it is another server's."""
         with self.store.transaction() as session:
             time = self.clock()
             claim = session.get(Claim, work)
-            if claim is not None and claim.owner != owner() and claim.expires_at > time:
+            if claim is not None and claim.owner != mine and claim.expires_at > time:
                 return None
-            ours = claim is not None and claim.owner == owner()
-            session.merge(Claim(work=work, owner=owner(), expires_at=self._end(time)))
+            ours = claim is not None and claim.owner == mine and claim.expires_at > time
+            session.merge(Claim(work=work, owner=mine, expires_at=self._end(time)))
             return not ours
 
-    def _renew(self, work: str, stop: threading.Event) -> None:
+    def _give_back(self, work: str, mine: str) -> None:
+        try:
+            with self.store.transaction() as session:
+                session.execute(sa.delete(Claim).where(Claim.work == work, Claim.owner == mine))
+        except sa.exc.SQLAlchemyError as error:
+            logger.warning("the claim on %s could not be given back, it lapses by itself: %s", work, error)
+
+    def _renew(self, work: str, mine: str, stop: threading.Event) -> None:
         while not stop.wait(_RENEW_SECONDS):
             try:
                 with self.store.transaction() as session:
-                    mine = sa.update(Claim).where(Claim.work == work, Claim.owner == owner())
-                    session.execute(mine.values(expires_at=self._end(self.clock())))
+                    own = sa.update(Claim).where(Claim.work == work, Claim.owner == mine)
+                    session.execute(own.values(expires_at=self._end(self.clock())))
             except sa.exc.SQLAlchemyError as error:
                 logger.warning("the claim on %s could not be renewed: %s", work, error)
 

@@ -7,12 +7,16 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from fastapi import HTTPException
+from monailabel.endpoints.model import delete_model
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 
 from apps.options import ConfigurationError
 from strategies.catalogue import CATALOGUE
+from strategies.claims import Claims
+from strategies.store import LabelSchema
 from tests.server import APP
 from tests.tiny import QUICK, write_volume
 
@@ -170,3 +174,78 @@ def test_the_store_lies_with_the_studies_so_that_they_move_together(make, tmp_pa
     moved = make()
     assert moved.store.serving_version() == version
     assert moved.registry.load("segmentation") is not None
+
+
+@pytest.mark.parametrize("labels", ["edema,tumor", "tumor", "tumor,necrosis", "tumor,edema,cyst"])
+def test_a_restart_with_other_label_names_is_refused_in_one_line(make, labels):
+    make(labels="tumor,edema")
+    with pytest.raises(ConfigurationError, match='start with --conf labels "tumor,edema') as refused:
+        make(labels=labels)
+    assert "\n" not in str(refused.value)
+    make(labels="tumor,edema")
+    assert make(labels="tumor,edema,cyst", relabel="true").options.labels == ("tumor", "edema", "cyst")
+
+
+def test_a_checkpoint_of_a_store_without_names_does_not_serve_swapped_ones(make):
+    app = make(labels="tumor,edema")
+    app.train({"model": "segmentation", **QUICK})
+    with app.store.transaction() as session:
+        session.execute(sa.delete(LabelSchema))  # as a store of an earlier version
+    swapped = make(labels="edema,tumor")
+    assert swapped.current_model() is None
+    (problem,) = swapped.registry.problems().values()
+    assert "was trained for the labels tumor, edema; declared are edema, tumor" in problem
+    with pytest.raises(HTTPException, match="no trained model 'segmentation' yet"):
+        swapped.infer({"model": "segmentation", "image": "image0"})
+    with pytest.raises(ValueError, match="no trained model to score with"):
+        swapped.scoring({"method": "records"})
+
+
+def test_a_model_that_an_admin_deletes_gives_way_to_the_one_before_everywhere(make, monkeypatch):
+    app = make()
+    monkeypatch.setattr("monailabel.endpoints.model.app_instance", lambda: app)
+    old = app.train({"model": "segmentation", **QUICK})["model_version"]
+    new = app.train({"model": "segmentation", **QUICK, "seed": 1})["model_version"]
+    app.scoring({"method": "records"})
+    assert app.store.serving_version() == new
+    delete_model("segmentation")
+    assert app.current_model().version == old
+    assert list(app.registry.problems().values()) == ["is gone"]
+    app.scoring({"method": "records"})
+    assert app.store.serving_version() == old
+    assert app.infer({"model": "segmentation", "image": "image7", "result_extension": ".nii.gz"})["file"]
+    continued = app.train({"model": "segmentation", **QUICK, "pretrained": True, "learning_rate": 1e-9})
+    assert continued["epoch"] == 2
+    delete_model("segmentation")
+    delete_model("segmentation")
+    assert app.current_model() is None
+    with pytest.raises(HTTPException, match="no trained model 'segmentation' yet"):
+        app.infer({"model": "segmentation", "image": "image0"})
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_label_that_is_changed_by_hand_is_a_change(make, tmp_path, running):
+    app = make()
+    before = app.store.label_revision()
+    app.datastore().refresh()
+    app.sync_images()
+    make()
+    assert app.store.label_revision() == before
+    shutil.copy(tmp_path / "oracle" / "image1.nii.gz", tmp_path / "studies" / "labels" / "final" / "image0.nii.gz")
+    if running:
+        app.datastore().refresh()
+        (line,) = app.store.history()
+        assert (line["image_id"], line["client_id"]) == ("image0", "")
+    else:
+        make()
+    assert app.store.labels_changed_since(before) == 1
+    app.datastore().refresh()
+    make()
+    assert app.store.labels_changed_since(before) == 1
+
+
+def test_the_running_trainer_comes_first_in_the_statistics(make):
+    app = make()
+    assert list(app.info()["train_stats"]) == ["segmentation", "segmentation_bootstrap"]
+    with Claims(app.store).claimed("train/segmentation_bootstrap"):
+        assert list(app.info()["train_stats"]) == ["segmentation_bootstrap", "segmentation"]

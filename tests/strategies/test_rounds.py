@@ -247,3 +247,11 @@ def test_images_in_other_hands_count_as_annotated_for_what_should_be_unlike_them
         pools = rounds.planner.pools.pool(session, dissimilar, "v1", 2)
     assert held.image_id not in pools.image_ids
     assert len(pools.annotated) == 4  # the open round
+
+
+def test_a_strategy_whose_score_the_serving_models_do_not_give_says_so(store, pool, rounds, caplog):
+    score(store, pool)
+    given = rounds.next_image(CATALOGUE["entropy_kl"], "ann")
+    assert (given.reason, given.score, given.model_version) == ("score_missing", None, "v1")
+    assert "entropy_kl: the serving model v1 gives no entropy_kl" in caplog.text
+    assert rounds.next_image(VARIANCE, "bob").reason == "scored"

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from strategies.claims import Claims
+from strategies.schema import LabelNames
 from tasks.files import ImageError
 from tasks.segmentation.models import BOOTSTRAP, SINGLE
 from tasks.training import Progress, TrainingError
@@ -208,3 +210,142 @@ def test_a_trainer_can_be_sent_to_the_processes_of_several_gpus(registry, datast
     task = pickle.loads(pickle.dumps(trainer(registry)))
     assert task.registry.store.current_model(SINGLE) is None
     task.registry.store.close()
+
+
+def test_the_statistics_start_at_epoch_0_with_the_real_total(registry, datastore, monkeypatch):
+    task = trainer(registry, members=2)
+    first = task({**QUICK, "members": 2}, datastore)
+    seen = []
+    check = task.check_item
+    monkeypatch.setattr(task, "check_item", lambda item: seen.append(task.stats()) or check(item))
+    task({**QUICK, "max_epochs": 3, "members": 2}, datastore)
+    assert (first["epoch"], first["total_epochs"]) == (4, 4)
+    assert {(stats["epoch"], stats["total_epochs"], "total_time" in stats) for stats in seen} == {(0, 6, False)}
+
+
+def test_what_a_training_saw_and_what_came_of_it_is_noted(registry, datastore):
+    store = registry.store
+    store.sync_images(datastore.labelled())
+    task = trainer(registry)
+    stats = task(dict(QUICK), datastore)
+    store.change_images({"image6": True})
+    again = task(dict(QUICK), datastore)
+    with pytest.raises(TrainingError, match="another architecture"):
+        task({**QUICK, "pretrained": True, "levels": 3}, datastore)
+    failed, unchanged, first = store.trainings(SINGLE)
+    version = stats["model_version"]
+    assert [row.label_revision for row in (first, unchanged, failed)] == [1, 2, 2]
+    assert [row.model_version for row in (first, unchanged, failed)] == [version, version, None]
+    assert first.started_at <= first.finished_at <= unchanged.started_at
+    assert "another architecture" in failed.error
+    assert (stats["unchanged"], again["unchanged"]) == (False, True)
+    assert len(store.models(SINGLE)) == 1
+    assert "another architecture" in task.stats()["error"]
+    assert task.stats()["best_metric"] == again["best_metric"]
+
+
+def test_a_job_saw_the_labels_that_its_datastore_shows_and_none_that_came_since(registry, datastore):
+    registry.store.sync_images(datastore.labelled())
+    registry.shown_revision = registry.store.label_revision()
+    registry.store.change_images({"image6": True})
+    trainer(registry)(dict(QUICK), datastore)
+    assert registry.store.labels_changed_since(registry.store.trained_revision(SINGLE)) == 1
+
+
+def test_another_server_that_trains_the_same_is_left_to_it(registry, datastore, monkeypatch):
+    monkeypatch.setenv("ACTIVE_LEARNING_OWNER", "the other")
+    with Claims(registry.store).claimed(f"train/{SINGLE}"):
+        monkeypatch.setenv("ACTIVE_LEARNING_OWNER", "this")
+        with pytest.raises(TrainingError, match="segmentation is being trained by another server"):
+            trainer(registry)(dict(QUICK), datastore)
+    assert registry.store.trainings() == []
+    assert trainer(registry)(dict(QUICK), datastore)["epoch"] == 2
+
+
+@pytest.mark.parametrize("gone", ["label", "image"])
+def test_what_is_removed_before_it_is_read_is_left_out_and_named(registry, datastore, monkeypatch, caplog, gone):
+    task = trainer(registry)
+    check = task.check_item
+
+    def removed_meanwhile(item):
+        if item["id"] == "image3":
+            Path(item[gone]).unlink()
+        return check(item)
+
+    monkeypatch.setattr(task, "check_item", removed_meanwhile)
+    stats = task(dict(QUICK), datastore)
+    assert (stats["labelled"], stats["left_out"]) == (5, {"image3": "image3.nii.gz was removed"})
+    assert registry.store.trainings(SINGLE)[0].left_out == stats["left_out"]
+    assert registry.store.current_model(SINGLE).labelled_count == 5
+    assert "image3 is left out" in caplog.text
+
+
+def test_too_few_labels_that_are_left_end_the_training(registry, datastore, monkeypatch):
+    task = trainer(registry)
+    check = task.check_item
+    monkeypatch.setattr(task, "check_item", lambda item: Path(item["label"]).unlink() or check(item))
+    with pytest.raises(TrainingError, match="at least 2 labelled images, there are 0"):
+        task(dict(QUICK), datastore)
+    assert registry.store.trainings(SINGLE)[0].error.startswith("training needs at least 2")
+
+
+def test_labels_removed_in_the_middle_of_a_training_do_not_end_it(registry, datastore, monkeypatch):
+    task = trainer(registry)
+    together = task.check_together
+
+    def remove_all(items):
+        together(items)
+        for image_id in list(datastore.get_labeled_images()):
+            datastore.remove_label(image_id, "final")
+
+    monkeypatch.setattr(task, "check_together", remove_all)
+    stats = task({**QUICK, "dataset": "Dataset"}, datastore)
+    assert (stats["epoch"], stats["labelled"], stats["left_out"]) == (2, 6, {})
+    assert not (registry.folder / SINGLE / "labels").exists()
+
+
+def known_names(store, datastore, before: tuple[str, ...], after: tuple[str, ...], relabelled: int) -> None:
+    """Label names were added after all but the first ``relabelled`` images had their label."""
+    names = LabelNames(store)
+    names.declare(before)
+    store.sync_images(datastore.labelled())
+    names.declare(after, add=True)
+    store.change_images(dict.fromkeys([f"image{number}" for number in range(relabelled)], False))
+    store.change_images(dict.fromkeys([f"image{number}" for number in range(relabelled)], True))
+
+
+def test_a_name_that_no_image_is_annotated_for_is_not_learnt(registry, datastore, caplog):
+    known_names(registry.store, datastore, ("tumor",), ("tumor", "edema"), 0)
+    stats = trainer(registry, labels=("tumor", "edema"))(dict(QUICK), datastore)
+    checkpoint = registry.load(SINGLE)
+    assert (checkpoint.labels, checkpoint.architecture.out_channels) == (["tumor"], 2)
+    assert (set(stats["dice"]), stats["partial_labels"]) == ({"tumor"}, 0)
+    assert "no image is annotated for edema yet" in caplog.text
+
+
+def test_labels_of_before_a_name_was_added_train_the_other_names_and_do_not_validate(registry, datastore, monkeypatch):
+    known_names(registry.store, datastore, ("tumor",), ("tumor", "edema"), 3)
+    task = trainer(registry, labels=("tumor", "edema"))
+    seen = []
+    loss_function = task.loss_function
+
+    class Spy(torch.nn.Module):
+        def __init__(self, loss) -> None:
+            super().__init__()
+            self.loss = loss
+
+        def forward(self, logits, label):
+            seen.extend(logits.detach().softmax(1)[:, 2].amax((1, 2, 3)).tolist())
+            return self.loss(logits, label)
+
+    monkeypatch.setattr(task, "loss_function", lambda context: Spy(loss_function(context)))
+    stats = task({**QUICK, "iterations_per_epoch": 6}, datastore)
+    assert stats["partial_labels"] == 3
+    assert registry.load(SINGLE).labels == ["tumor", "edema"]
+    assert min(seen) == 0 < max(seen)  # what the loss sees of edema: nothing in images not annotated for it
+    items, _ = task.gather(datastore, PRESETS["small"], 0)
+    for seed in range(10):
+        request = {"seed": seed, "member": 0, "members": 1}
+        training, validation = task.partition_datalist(types.SimpleNamespace(datalist=items, request=request))
+        assert all(item["known"] == 2 for item in validation)
+        assert len(training) == 5
