@@ -10,6 +10,8 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Depends, File, Form, HTTPException, Query, Request, UploadFile
@@ -31,6 +33,9 @@ from tasks.loop import SCORING, TRAIN
 READER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
 ADMIN = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
+
+REMOVER: ContextVar[str] = ContextVar("remover", default="")
+"""Who removes an image or a label, for what the datastore tells meanwhile."""
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
 
@@ -96,6 +101,7 @@ def save_label(
     """
     info = _json_object(params)
     _check_names(info)
+    app_instance().store.check_writable()  # else the label would be stored and not be noted
     if settings.MONAI_LABEL_AUTH_ENABLE:
         info["client_id"] = user.username
     model = app_instance().store.current_model(str(info.get("model") or ""))
@@ -115,6 +121,34 @@ def add_image(
 ) -> dict[str, Any]:
     """Add an image to the datastore."""
     return dict(datastore.add_image(background_tasks, image, json.dumps(_json_object(params)), file, user.username))
+
+
+@router.delete("/datastore/image", tags=["Datastore"])
+@router.delete("/datastore/", tags=["Datastore"], include_in_schema=False)
+def remove_image(id: str, request: Request, user: User = ADMIN) -> dict[str, Any]:
+    """Remove an image and its labels; the final one is kept in ``labels/history``."""
+    with _removing(user, request):
+        app_instance().datastore().remove_image(id)
+    return {}
+
+
+@router.delete("/datastore/label", tags=["Datastore"])
+def remove_label(id: str, tag: str, request: Request, user: User = ADMIN) -> dict[str, Any]:
+    """Remove a label; a final one is kept in ``labels/history``."""
+    with _removing(user, request):
+        app_instance().datastore().remove_label(id, tag)
+    return {}
+
+
+@contextmanager
+def _removing(user: User, request: Request) -> Iterator[None]:
+    """The history names who removes what."""
+    app_instance().store.check_writable()
+    before = REMOVER.set(client_of("", user, request))
+    try:
+        yield
+    finally:
+        REMOVER.reset(before)
 
 
 @router.get("/datastore/image", tags=["Datastore"])

@@ -20,18 +20,22 @@ from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes
+from sqlalchemy.exc import SQLAlchemyError
 
 from apps import pages, routes, sign_in, stock
 from apps.authentication import accept_tokens
 from apps.guard import protect, warn_if_open
 from apps.options import ConfigurationError, Options, is_remote, refuse
+from strategies.answers import Answers, Undone
 from strategies.catalogue import QueryStrategy, offered
+from strategies.ledger import Ledger
 from strategies.next_sample import NextSample
 from strategies.planning_process import LARGE_POOL, PlanningProcess
 from strategies.preparation import Preparation
+from strategies.reconciliation import ImageState, Label, Noted
 from strategies.rounds import Rounds
 from strategies.store import Model, Store
-from tasks.datastore.folder import Changes, StudiesFolder
+from tasks.datastore.folder import Changes, StudiesFolder, is_found, label_ref
 from tasks.datastore.rules import FINAL
 from tasks.files import reason
 from tasks.groups import DUPLICATES_TABLE, Grouping, read_grouping
@@ -66,8 +70,10 @@ KEPT_IN_HISTORY = (
     "segments",
     "notes",
     "previous",
+    "source",
 )
 """What is kept with a label that the history keeps too."""
+NOT_NOTED = "the label is stored; the server's database cannot be written now and will know of it as soon as it can"
 TOLD = ("segments", "notes", "previous", "archive")
 """What is kept with a label that its sender is told."""
 
@@ -101,6 +107,7 @@ class ActiveLearningApp:
     app_dir: str
     studies: str
     _datastore: StudiesFolder
+    _listening = False
     _trainers: dict[str, TrainTask]
     _infers_threadpool: ThreadPoolExecutor | None
     _strategies: dict[str, NextSample]
@@ -123,6 +130,7 @@ class ActiveLearningApp:
         self.registry = type(self).models(self.folder / "models", self.store)
         self.rounds = Rounds(self.store, self.options.batch_size, self.options.lease_minutes, self.options.seed)
         self.preparation = Preparation(self.rounds)
+        self.ledger = Ledger(self.rounds)
         super().__init__(app_dir=app_dir, studies=studies, conf=conf, labels=list(self.options.labels), **about)  # type: ignore[call-arg]
         # Our loop decides when to score; MONAI Label would at every request.
         self._auto_update_scoring = False
@@ -135,7 +143,7 @@ class ActiveLearningApp:
             self.options.train_after or self.options.batch_size,
             self.loop_trainers() if self.options.auto_train else (),
             self.run_job,
-            self.settle,
+            self._catch_up,
             self.unfinished_scoring,
         )
         if JOB_PROCESS not in os.environ:
@@ -160,6 +168,7 @@ class ActiveLearningApp:
         job = JOB_PROCESS in os.environ
         return self.open_datastore(
             on_change=self._changed,
+            on_label=self._labelled,
             tags=self.options.tags,
             # A job only reads: what it knows may be older than what annotators have saved since.
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not job,
@@ -187,17 +196,78 @@ class ActiveLearningApp:
         return next(iter(self.registry.scoring_models()), None)
 
     def sync_images(self) -> None:
-        """Tell the store which images there are and which have a final label."""
-        self.store.sync_images(self._datastore.labelled())
-        self.settle()
+        """Tell the store which images there are and which have a final label; from now on, follow changes."""
+        with self._datastore.at_rest():
+            there = self._datastore.labelled()
+            gone = dict.fromkeys(set(self.store.image_ids()) - there.keys())
+            self._listening = True
+            self.ledger.tell(self._states({**there, **gone}))
+        self._catch_up()
 
     def _changed(self, changes: Changes) -> None:
-        """Images came or went, or were labelled without us."""
-        self.store.change_images(changes)
-        for image_id in (name for name, labelled in changes.items() if labelled):
-            info = self._datastore.get_label_info(image_id, FINAL)
-            self.rounds.take_label(image_id, info.get("client_id"), {"source": "the studies, not a viewer"})
+        """Images or labels came or went."""
+        if self._listening:  # the first look tells of all that came before
+            self.ledger.tell(self._states(changes))
+            self._catch_up()
+
+    def _labelled(self, image_id: str) -> None:
+        """A final label was stored; whoever has sent it notes it without holding up others."""
+        if self._listening:
+            self.ledger.tell(self._states({image_id: True}))
+
+    def _states(self, changes: Changes) -> list[ImageState]:
+        remover = routes.REMOVER.get()
+        return [
+            ImageState(name, labelled is not None, None, remover) if not labelled else self._label_of(name)
+            for name, labelled in changes.items()
+        ]
+
+    def _label_of(self, image_id: str) -> ImageState:
+        info = self._datastore.get_label_info(image_id, FINAL)
+        details = {name: info[name] for name in KEPT_IN_HISTORY if name in info}
+        if is_found(info):
+            details["source"] = "the studies, not a viewer"
+        label = Label(label_ref(info), str(info.get("client_id") or ""), details)
+        return ImageState(image_id, label=label, found_anew=self._datastore.is_new and is_found(info))
+
+    def note_changes(self) -> Noted:
+        """Bring the store in line with what the datastore has told, and remove labels that were taken back.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: the database cannot be written.
+        """
+        noted = self.ledger.note()
+        for image_id, ref in noted.taken_back.items():
+            self._take_back(image_id, ref)
+        return noted
+
+    def _take_back(self, image_id: str, ref: str) -> None:
+        try:
+            self._datastore.take_back(image_id, ref)
+        except (OSError, SQLAlchemyError):
+            with self._datastore.at_rest():  # tried again as soon as something is noted
+                self.ledger.tell(self._states({image_id: bool(self._datastore.get_label_uri(image_id, FINAL))}))
+            raise
+
+    def _catch_up(self) -> None:
+        """Note what is not noted yet, and settle; what cannot be noted now is later."""
+        try:
+            self.note_changes()
+        except (OSError, SQLAlchemyError) as error:
+            logger.error("the database is behind the studies and follows later: %s", reason(error))
         self.settle()
+
+    def undo(self, client_id: str, undo_id: str = "") -> Undone:
+        """Take back a reader's last answer, and remove its label.
+
+        Raises:
+            AnswerError: it cannot be taken back.
+        """
+        self.note_changes()
+        undone = Answers(self.rounds).undo(client_id, undo_id)
+        if undone.taken_back is not None:
+            self._take_back(undone.image_id, undone.taken_back)
+        return undone
 
     def settle(self) -> None:
         """Bring the datastore in line with the store where an app keeps something there; must cost little."""
@@ -225,6 +295,7 @@ class ActiveLearningApp:
                 MONAILabelError.INVALID_INPUT,
                 f"unknown strategy {name!r}; offered are {', '.join(self._strategies)}",
             )
+        self.note_changes()
         sample: dict[str, Any] = task(request, self._datastore)
         if not sample:
             return {}
@@ -273,13 +344,14 @@ class ActiveLearningApp:
         if FINAL not in self._datastore.get_labels_by_image_id(image_id):
             return {}
         info = self._datastore.get_label_info(label_id, FINAL)
-        details = {name: info[name] for name in KEPT_IN_HISTORY if name in info}
-        annotator = self.rounds.take_label(image_id, info.get("client_id"), details)
-        logger.info("%s labelled by %s", image_id, annotator or "an unknown annotator")
-        self.settle()
+        logger.info("%s labelled by %s", image_id, info.get("client_id") or "an unknown annotator")
+        self._catch_up()
         self._prepare_rounds()
         self.loop.wake()
-        return {name: info[name] for name in TOLD if name in info}
+        told = {name: info[name] for name in TOLD if name in info}
+        if self.ledger.is_waiting(image_id):
+            told["notes"] = [*told.get("notes", ()), NOT_NOTED]
+        return told
 
     def on_init_complete(self) -> None:
         """Server start: routes, environment of the jobs, and the loop."""

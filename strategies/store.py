@@ -18,7 +18,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from strategies.database import READ_ONLY, open_engine
+from strategies.database import PATIENCE_SECONDS, READ_ONLY, open_engine
 
 _CHUNK = 10_000
 """Values in one query."""
@@ -36,12 +36,17 @@ class Base(orm.DeclarativeBase):
 
 
 class Image(Base):
-    """One image of the pool. ``present`` is false once it has left the datastore; nothing is deleted."""
+    """One image of the pool. ``present`` is false once it has left the datastore; nothing is deleted.
+
+    ``label_ref`` names the label that the history has a line of; while the image is not labelled, it names one that
+    was taken back and that the datastore has still to remove.
+    """
 
     __tablename__ = "images"
     image_id: orm.Mapped[str] = orm.mapped_column(primary_key=True)
     labelled: orm.Mapped[bool] = orm.mapped_column(default=False, index=True)
     present: orm.Mapped[bool] = orm.mapped_column(default=True)
+    label_ref: orm.Mapped[str | None] = orm.mapped_column(default=None)
 
 
 class Record(Base):
@@ -162,7 +167,7 @@ class Event(Base):
     at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
     event: orm.Mapped[str]
     image_id: orm.Mapped[str] = orm.mapped_column(index=True)
-    client_id: orm.Mapped[str]
+    client_id: orm.Mapped[str] = orm.mapped_column(index=True)
     round_id: orm.Mapped[int | None] = orm.mapped_column(default=None)
     details: orm.Mapped[dict[str, Any]] = orm.mapped_column(default=dict)
 
@@ -195,30 +200,26 @@ class Store:
 
     Args:
         location: path of a SQLite file (made if missing) or any SQLAlchemy URL.
+        patience: seconds that a writer waits for another process that holds the database.
 
     Raises:
         ValueError: the database cannot be opened.
     """
 
-    def __init__(self, location: str | Path) -> None:
+    def __init__(self, location: str | Path, patience: float = PATIENCE_SECONDS) -> None:
         self.location = location
-        url = str(location)
-        if "://" not in url:
-            Path(url).parent.mkdir(parents=True, exist_ok=True)
-            url = f"sqlite:///{url}"
+        self.patience = patience
         try:
-            self.engine = open_engine(url)
-        except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
-            raise ValueError(f"store {location!r} cannot be opened: {error}") from error
-        self._reader = self.engine.execution_options(**READ_ONLY)
-        try:
+            self.engine = open_engine(_url(location), patience)
+            self._reader = self.engine.execution_options(**READ_ONLY)
             _create_tables(self.engine)
-        except sa.exc.SQLAlchemyError as error:
-            raise ValueError(f"store {location!r} cannot be opened: {error}") from error
+        except (sa.exc.SQLAlchemyError, ImportError, OSError, ValueError, TypeError) as error:
+            words = str(getattr(error, "orig", None) or error).partition("\n")[0]
+            raise ValueError(f"store {str(location)!r} cannot be opened: {words}") from error
 
-    def __reduce__(self) -> tuple[type[Store], tuple[str | Path]]:
+    def __reduce__(self) -> tuple[type[Store], tuple[str | Path, float]]:
         # A training on several GPUs sends its task to new processes; each opens connections of its own.
-        return Store, (self.location,)
+        return Store, (self.location, self.patience)
 
     @contextmanager
     def transaction(self) -> Iterator[orm.Session]:
@@ -232,6 +233,11 @@ class Store:
         with orm.Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
 
+    def check_writable(self) -> None:
+        """Raise :class:`sqlalchemy.exc.OperationalError` now where a transaction could not begin."""
+        with self.engine.begin():
+            pass
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
@@ -239,7 +245,7 @@ class Store:
     # Images
 
     def sync_images(self, images: Mapping[str, bool]) -> None:
-        """Bring the image table in line with the datastore.
+        """Bring the image table in line with a pool that nobody labels; see :mod:`strategies.reconciliation`.
 
         Args:
             images: every image id -> whether it has a final label.
@@ -251,15 +257,6 @@ class Store:
                 image_id: labelled for image_id, labelled in images.items() if before.get(image_id) != labelled
             }
             changes |= dict.fromkeys(before.keys() - images.keys())
-            _change_images(session, changes)
-
-    def change_images(self, changes: Mapping[str, bool | None]) -> None:
-        """Note what has changed in the datastore.
-
-        Args:
-            changes: image id -> whether it has a final label; None once it is gone.
-        """
-        with self.transaction() as session:
             _change_images(session, changes)
 
     def image_ids(self, labelled: bool | None = None) -> list[str]:
@@ -382,6 +379,16 @@ class Store:
         """The model version whose records order the rounds; empty before the first completed scoring."""
         with self.reading() as session:
             return serving_version(session)
+
+
+def _url(location: str | Path) -> str:
+    url = str(location)
+    if "://" not in url:
+        Path(url).parent.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{url}"
+    if sa.make_url(url).get_backend_name() == "sqlite" and sa.make_url(url).database in (None, "", ":memory:"):
+        raise ValueError("jobs are processes of their own and cannot see a database in memory")
+    return url
 
 
 def serving_version(session: orm.Session) -> str:

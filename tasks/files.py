@@ -23,6 +23,10 @@ class ArchiveError(ConnectionError):
     """The image archive does not answer; the message says so."""
 
 
+class NotPutBackError(OSError):
+    """A write failed, and so did taking it back; the message names the file."""
+
+
 def reason(error: BaseException) -> str:
     """What went wrong, in one line: the image error behind MONAI's "applying transform ..." where there is one."""
     cause: BaseException | None = error

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,15 @@ from tasks.datastore.rejected import RejectedLabels
 from tasks.datastore.rules import FINAL, LabelRule, any_label
 from tasks.datastore.stock import read_stock_index
 from tasks.datastore.watcher import Watcher
-from tasks.files import ArchiveError, ImageError, LabelError, is_safe_name, is_safe_tag
+from tasks.files import (
+    ArchiveError,
+    ImageError,
+    LabelError,
+    NotPutBackError,
+    fingerprint,
+    is_safe_name,
+    is_safe_tag,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +45,12 @@ HISTORY = "history"
 REJECTED = "rejected"
 ORIGINAL = "original"
 """Tag of what a model proposed."""
+REF = "ref"
+"""Key in a label's info: a name that differs for every label that was ever stored."""
+_OURS = (REF, "previous", "source")
+"""Keys in a label's info that only the datastore sets."""
 
+_FOUND = "file:"
 _PART = "part-"
 """Names of files that are being written; a kill leaves them, the next start removes them."""
 
@@ -54,6 +68,7 @@ class StudiesFolder(LocalDatastore):
     Args:
         path: studies folder.
         on_change: called with what has changed after images or labels came or went.
+        on_label: called with the id of an image that was given a final label, while nothing else can change.
         extensions: patterns of image files.
         rule: what a final label must fulfil.
         tags: tags that labels may be saved under; None allows any that can be a folder name.
@@ -68,6 +83,7 @@ class StudiesFolder(LocalDatastore):
         self,
         path: str,
         on_change: Callable[[Changes], None] = lambda changes: None,
+        on_label: Callable[[str], None] = lambda image_id: None,
         extensions: Sequence[str] = ("*.nii.gz", "*.nii"),
         rule: LabelRule = any_label,
         tags: Sequence[str] | None = None,
@@ -76,6 +92,7 @@ class StudiesFolder(LocalDatastore):
     ) -> None:
         self._mutex = threading.RLock()
         self._on_change: Callable[[Changes], None] = lambda changes: None  # not before everything is there
+        self._on_label = on_label
         self._rule = rule
         self._tags = None if tags is None else {FINAL, ORIGINAL, *tags}
         self._extensions = list(extensions)
@@ -94,7 +111,9 @@ class StudiesFolder(LocalDatastore):
         self._index = Index(folder / INDEX, repair=not read_only)
         self._by_tag: defaultdict[str, set[str]] = defaultdict(set)
         self._know(self._index.load())
-        if not self._datastore.objects and not read_only:
+        self.is_new = not self._datastore.objects
+        """Whether nothing was known of the folder: its index is new, or was lost."""
+        if self.is_new and not read_only:
             self._take_over(read_stock_index(folder))
         if not read_only:
             self._clear_parts()
@@ -140,6 +159,10 @@ class StudiesFolder(LocalDatastore):
         """Image id -> whether it has a final label."""
         with self._mutex:
             return {image_id: image_id in self._by_tag[FINAL] for image_id in self._datastore.objects}
+
+    def at_rest(self) -> AbstractContextManager[Any]:
+        """As long as this is held, nothing changes and nothing is told."""
+        return self._mutex
 
     def with_label(self, tag: str) -> dict[str, dict[str, Any]]:
         """Image id -> what is kept with its label of a tag, for all images that have one."""
@@ -194,9 +217,8 @@ class StudiesFolder(LocalDatastore):
             image = self._image(image_id)
             for tag in list(image.labels):
                 self.remove_label(image_id, tag)
-            with self._index.change() as change:
+            with self._removing(self.image_file(image_id)), self._index.change() as change:
                 change.drop_image(image_id)
-            self._remove(self.folder / self._filename(image_id, image.image.ext))
             del self._datastore.objects[image_id]
             self._on_change({image_id: None})
 
@@ -227,6 +249,7 @@ class StudiesFolder(LocalDatastore):
         self._image(image_id)
         with tempfile.TemporaryDirectory(prefix="label-") as folder:
             about: Mapping[str, Any] = {}
+            label_info = {name: value for name, value in label_info.items() if name not in _OURS}
             file = Path(label_filename)
             if label_tag == FINAL:
                 try:
@@ -248,8 +271,7 @@ class StudiesFolder(LocalDatastore):
             folder = self.labels_folder / tag
             folder.mkdir(parents=True, exist_ok=True)
             name = self._filename(image_id, ending)
-            content = {**info, "ts": int(time.time()), "name": name}
-            content.pop("previous", None)
+            content = {**info, "ts": int(time.time()), "name": name, REF: uuid.uuid4().hex}
             old = image.labels.get(tag)
             kept = self._keep_version(image_id, tag, old)
             if kept is not None:
@@ -258,19 +280,22 @@ class StudiesFolder(LocalDatastore):
             try:
                 with self._writing(file, folder / name), self._index.change() as change:
                     change.put_labels({(image_id, tag): model})
-            except BaseException:
-                if kept is not None:
+            except BaseException as error:
+                if kept is not None and not isinstance(error, NotPutBackError):
                     kept.unlink(missing_ok=True)
                 raise
             if old is not None and old.ext != ending:
                 self._remove(folder / self._filename(image_id, old.ext))
             self._note(image_id, tag, model)
+            if tag == FINAL:
+                self._on_label(image_id)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Merge values into a label's info."""
         with self._mutex:
             label = self._label(label_id, label_tag)
-            model = DataModel(ext=label.ext, info={**label.info, **info})
+            kept = {name: label.info[name] for name in _OURS if name in label.info}
+            model = DataModel(ext=label.ext, info={**label.info, **info, **kept})
             with self._index.change() as change:
                 change.put_labels({(label_id, label_tag): model})
             self._datastore.objects[label_id].labels[label_tag] = model
@@ -283,13 +308,25 @@ class StudiesFolder(LocalDatastore):
         """
         with self._mutex:
             label = self._label(label_id, label_tag)
-            self._keep_version(label_id, label_tag, label)
-            with self._index.change() as change:
-                change.drop_label(label_id, label_tag)
-            self._remove(self.labels_folder / label_tag / self._filename(label_id, label.ext))
+            kept = self._keep_version(label_id, label_tag, label)
+            file = self.labels_folder / label_tag / self._filename(label_id, label.ext)
+            try:
+                with self._removing(file), self._index.change() as change:
+                    change.drop_label(label_id, label_tag)
+            except BaseException as error:
+                if kept is not None and not isinstance(error, NotPutBackError):
+                    kept.unlink(missing_ok=True)
+                raise
             self._note(label_id, label_tag, None)
             if label_tag == FINAL:
                 self._on_change({label_id: False})
+
+    def take_back(self, image_id: str, ref: str) -> None:
+        """Remove the final label of this name; nothing happens if the image has another one by now, or none."""
+        with self._mutex:
+            image = self._datastore.objects.get(image_id)
+            if image is not None and FINAL in image.labels and label_ref(image.labels[FINAL].info) == ref:
+                self.remove_label(image_id, FINAL)
 
     def set_labels(self, tag: str, labels: Mapping[str, tuple[Path, Mapping[str, Any]]], replace: bool = True) -> None:
         """Store the labels of many images, changing the index once.
@@ -309,7 +346,8 @@ class StudiesFolder(LocalDatastore):
                 ending = self._to_id(file.name)[1]
                 name = self._filename(image_id, ending)
                 with self._writing(file, folder / name, durable=False):
-                    models[image_id] = DataModel(ext=ending, info={**info, "ts": int(time.time()), "name": name})
+                    content = {**info, "ts": int(time.time()), "name": name, REF: uuid.uuid4().hex}
+                    models[image_id] = DataModel(ext=ending, info=content)
             old = {name: objects[name].labels[tag] for name in self._by_tag[tag]}
             gone = old.keys() - models.keys() if replace else set()
             with self._index.change() as change:
@@ -369,7 +407,7 @@ class StudiesFolder(LocalDatastore):
     @contextlib.contextmanager
     def _writing(self, source: Path, target: Path, durable: bool = True) -> Iterator[None]:
         """Copy a file so that a reader sees the old or the new one, never a part; what fails inside undoes it."""
-        part = target.with_name(f"{_PART}{uuid.uuid4().hex}")
+        part = _part(target)
         before = part.with_name(f"{part.name}-before")
         try:
             with source.open("rb") as reader, part.open("wb") as writer:
@@ -385,15 +423,26 @@ class StudiesFolder(LocalDatastore):
                 if durable:
                     _sync_folder(target.parent)
                 yield
-            except BaseException:
-                if before.exists():
-                    before.replace(target)
-                else:
-                    target.unlink(missing_ok=True)
+            except BaseException as error:
+                _put_back(before, target, error)
                 raise
+            before.unlink(missing_ok=True)
         finally:
             part.unlink(missing_ok=True)
-            before.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _removing(self, file: Path) -> Iterator[None]:
+        """Remove a file; what fails inside puts it back."""
+        part = _part(file)
+        self._ours(file)
+        with contextlib.suppress(FileNotFoundError):
+            file.replace(part)
+        try:
+            yield
+        except BaseException as error:
+            _put_back(part, file, error)
+            raise
+        part.unlink(missing_ok=True)
 
     def _ours(self, file: Path) -> None:
         """What the watcher will tell of this file is our own doing."""
@@ -457,9 +506,22 @@ class StudiesFolder(LocalDatastore):
         """Whether an image is really there, looked at again."""
         return self.image_file(image_id).exists()
 
+    def _is_there(self, image_id: str, ending: str) -> bool:
+        """Whether the file of an image that was listed is still there."""
+        return os.path.lexists(self.folder / self._filename(image_id, ending))
+
     def _new_image(self, image_id: str, ending: str) -> DataModel:
         """What is noted of an image that has come."""
         return _found(image_id, ending)
+
+    def _label_file(self, image_id: str, tag: str, ending: str) -> Path:
+        return self.labels_folder / tag / self._filename(image_id, ending)
+
+    def _found_label(self, image_id: str, tag: str, ending: str) -> DataModel:
+        """What is noted of a label that somebody has put there."""
+        model = _found(image_id, ending)
+        model.info[REF] = f"{_FOUND}{fingerprint([self._label_file(image_id, tag, ending)])}"
+        return model
 
     def _take_over(self, objects: dict[str, ImageLabelModel]) -> None:
         """Start from what MONAI Label's own index knew."""
@@ -518,7 +580,7 @@ class _Difference:
         self.images = {
             name: folder._new_image(name, ending)
             for name, ending in images.items()
-            if name not in self._objects or self._objects[name].image.ext != ending
+            if (name not in self._objects or self._objects[name].image.ext != ending) and folder._is_there(name, ending)
         }
         known = self._objects.keys() | self.images.keys()
         self.lost = [
@@ -532,11 +594,13 @@ class _Difference:
             (name, tag): ending
             for tag, files in labels.items()
             for name, ending in files.items()
-            if name in known and self._ending(name, tag) != ending
+            if name in known
+            and self._ending(name, tag) != ending
+            and os.path.lexists(folder._label_file(name, tag, ending))
         }
         noted = folder._index.labels() if unknown else {}
         self.labels = {
-            key: noted[key] if key in noted and noted[key].ext == ending else _found(key[0], ending)
+            key: noted[key] if key in noted and noted[key].ext == ending else folder._found_label(*key, ending)
             for key, ending in unknown.items()
         }
         self.changes: dict[str, bool | None] = {}
@@ -560,6 +624,36 @@ class _Difference:
             change.drop_label(name, tag)
         change.put_images(self.images)
         change.put_labels({key: label for key, label in self.labels.items() if key[0] not in self.gone})
+
+
+def label_ref(info: Mapping[str, Any]) -> str:
+    """The name of a label by its info; one that an earlier version stored has its time instead."""
+    return str(info.get(REF) or info.get("ts") or "")
+
+
+def is_found(info: Mapping[str, Any]) -> bool:
+    """Whether a label was put there by hand, so that nothing is known of it."""
+    return label_ref(info).startswith(_FOUND)
+
+
+def _part(file: Path) -> Path:
+    """Another name in the same folder, for what is not to be seen."""
+    return file.with_name(f"{_PART}{uuid.uuid4().hex}")
+
+
+def _put_back(kept: Path, file: Path, error: BaseException) -> None:
+    """Make a file what it was before, under its other name if it was there.
+
+    Raises:
+        NotPutBackError: it cannot be.
+    """
+    try:
+        if kept.exists():
+            kept.replace(file)
+        else:
+            file.unlink(missing_ok=True)
+    except OSError as failure:
+        raise NotPutBackError(f"{file} could not be made what it was ({failure}), after: {error}") from error
 
 
 def _found(name: str, ending: str) -> DataModel:
