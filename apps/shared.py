@@ -26,8 +26,10 @@ from apps import pages, routes, sign_in, stock
 from apps.authentication import accept_tokens
 from apps.guard import protect, warn_if_open
 from apps.options import ConfigurationError, Options, is_remote, refuse
+from apps.start import check_settings, check_studies, say_what_is_lost
 from strategies.answers import Answers, Undone
 from strategies.catalogue import QueryStrategy, offered
+from strategies.database import PATIENCE_SECONDS
 from strategies.ledger import Ledger
 from strategies.next_sample import NextSample
 from strategies.planning_process import LARGE_POOL, PlanningProcess
@@ -49,6 +51,8 @@ ROUTERS = (routes.router, pages.router, stock.router)
 """Routes that every app has."""
 SIGN_IN = (sign_in.router,) if settings.MONAI_LABEL_AUTH_ENABLE else ()
 """Routes that every app has with authentication."""
+JOB_PATIENCE_SECONDS = 60.0
+"""How long a job waits for a database that another process holds: nobody waits for its answer."""
 JOB_PROCESS = "ACTIVE_LEARNING_JOB"
 """Environment variable that the server sets for the training and scoring processes it starts."""
 
@@ -115,8 +119,10 @@ class ActiveLearningApp:
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str], **about: Any) -> None:
         try:
+            check_settings()
             if self.local_only and is_remote(studies):
                 raise ConfigurationError(f"studies {studies} must be a local folder: this app works on image files")
+            check_studies(studies)
             self.options = self.options_type.parse(conf or {}, labels=self.default_labels)
             self.query_strategies = self._offered()
             self.folder = _kept_for(studies, app_dir)
@@ -124,14 +130,18 @@ class ActiveLearningApp:
             self.preset = self.options.preset or default_preset()
             if self.preset not in self.presets:
                 raise ConfigurationError(f"option preset must be one of {', '.join(self.presets)}; got {self.preset!r}")
-            self.store = Store(self.options.store or self.folder / "store.sqlite")
+            patience = JOB_PATIENCE_SECONDS if JOB_PROCESS in os.environ else PATIENCE_SECONDS
+            self.store = Store(self.options.store or self.folder / "store.sqlite", patience)
         except ValueError as error:
             refuse(ConfigurationError(str(error)))
         self.registry = type(self).models(self.folder / "models", self.store)
         self.rounds = Rounds(self.store, self.options.batch_size, self.options.lease_minutes, self.options.seed)
         self.preparation = Preparation(self.rounds)
         self.ledger = Ledger(self.rounds)
-        super().__init__(app_dir=app_dir, studies=studies, conf=conf, labels=list(self.options.labels), **about)  # type: ignore[call-arg]
+        try:
+            super().__init__(app_dir=app_dir, studies=studies, conf=conf, labels=list(self.options.labels), **about)  # type: ignore[call-arg]
+        except (OSError, SQLAlchemyError) as error:
+            refuse(ConfigurationError(f"studies {studies} cannot be opened: {reason(error)}"))
         # Our loop decides when to score; MONAI Label would at every request.
         self._auto_update_scoring = False
         # Requests come in threads: without a limit, twenty annotators would run twenty networks at once.
@@ -147,6 +157,7 @@ class ActiveLearningApp:
             self.unfinished_scoring,
         )
         if JOB_PROCESS not in os.environ:
+            say_what_is_lost(self.store, self.registry.folder, self._datastore.status()["completed"])
             self.sync_images()
 
     def loop_trainers(self) -> Sequence[str]:

@@ -149,15 +149,10 @@ class Answers:
             holder = session.get(Lease, event.image_id)
             if not image.present:
                 raise AnswerError(f"{event.image_id} is no longer there")
-            if holder is not None and holder.client_id != client_id:
-                if holder.expires_at > time:
-                    raise AnswerError(f"{event.image_id} is held by {holder.client_id}")
-                session.delete(holder)
+            if holder is not None and holder.client_id != client_id and holder.expires_at > time:
+                raise AnswerError(f"{event.image_id} is held by {holder.client_id}")
             image.labelled = False
             session.execute(sa.delete(Skip).where(Skip.image_id == event.image_id))
-            # Whoever goes back to an image gives up the one they had before.
-            session.execute(sa.delete(Lease).where(Lease.client_id == client_id))
-            session.flush()
             lease = self._lease(session, event, client_id, time)
             _note(session, time, UNDONE, event.image_id, client_id, lease, undone=event.event, undo_id=undo_id)
             session.flush()
@@ -169,11 +164,9 @@ class Answers:
         if row is None:
             return None
         row.closed_at, row.completed = None, False
-        lease = Lease(
-            image_id=event.image_id, client_id=client_id, round_id=row.id, expires_at=time + self.rounds.lease
+        return session.merge(
+            Lease(image_id=event.image_id, client_id=client_id, round_id=row.id, expires_at=time + self.rounds.lease)
         )
-        session.add(lease)
-        return lease
 
     def _undone(self, session: orm.Session, image_id: str, event: str, client_id: str) -> Undone:
         image, lease = session.get_one(Image, image_id), session.get(Lease, image_id)

@@ -215,7 +215,7 @@ class Store:
             _create_tables(self.engine)
         except (sa.exc.SQLAlchemyError, ImportError, OSError, ValueError, TypeError) as error:
             words = str(getattr(error, "orig", None) or error).partition("\n")[0]
-            raise ValueError(f"store {str(location)!r} cannot be opened: {words}") from error
+            raise ValueError(f"store {_shown(location)!r} cannot be opened: {words}") from error
 
     def __reduce__(self) -> tuple[type[Store], tuple[str | Path, float]]:
         # A training on several GPUs sends its task to new processes; each opens connections of its own.
@@ -232,6 +232,10 @@ class Store:
         """A consistent view for reading, which never waits for a writer."""
         with orm.Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
+
+    def __str__(self) -> str:
+        """Where the database is, without a password."""
+        return _shown(self.location)
 
     def check_writable(self) -> None:
         """Raise :class:`sqlalchemy.exc.OperationalError` now where a transaction could not begin."""
@@ -389,6 +393,13 @@ def _url(location: str | Path) -> str:
     if sa.make_url(url).get_backend_name() == "sqlite" and sa.make_url(url).database in (None, "", ":memory:"):
         raise ValueError("jobs are processes of their own and cannot see a database in memory")
     return url
+
+
+def _shown(location: str | Path) -> str:
+    try:
+        return sa.make_url(str(location)).render_as_string(hide_password=True)
+    except (sa.exc.ArgumentError, ValueError):
+        return str(location)
 
 
 def serving_version(session: orm.Session) -> str:
