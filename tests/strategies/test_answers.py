@@ -136,12 +136,13 @@ def test_an_undo_after_an_expired_lease_and_a_new_model_still_works(answers, rou
     assert rounds.next_image(CATALOGUE["dropout_variance"], "ann").image_id == image
 
 
-def test_an_undo_sent_again_takes_back_nothing_more(answers, rounds, store):
+def test_an_undo_sent_again_takes_back_nothing_more(answers, rounds, store, clock):
     first, second, third = (grade(rounds, "ann") for _ in range(3))
     assert answers.undo("ann", "u1").image_id == third
     again = answers.undo("ann", "u1")
     assert (again.image_id, again.event, again.assignment.image_id) == (third, "labelled", third)
     assert store.image_ids(labelled=True) == [first, second]
+    clock.advance(1)
     assert answers.undo("ann", "u2").image_id == second
     assert rounds.next_image(FIRST, "ann").image_id == second  # and gives up the third
     assert rounds.next_image(FIRST, "bob").image_id == third
