@@ -144,7 +144,7 @@ class ImageOptions(Options):
 BOUNDS: dict[str, tuple[float, float]] = {
     "batch_size": (1, 1_000_000),
     "train_after": (0, 1_000_000_000),
-    "seed": (0, 2**32 - 1),
+    "seed": (0, 2**31 - 1),
     "max_upload_mb": (1, 1 << 20),
     "lease_minutes": (0, 10_000_000),
 }

@@ -22,10 +22,12 @@ from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.utils import processes
+from monailabel.utils.others.generic import file_checksum
 
 from strategies.answers import Answers
 from strategies.next_sample import ANONYMOUS
 from strategies.store import Store
+from tasks.datastore.checksums import CHECKSUM
 from tasks.datastore.rules import FINAL
 from tasks.files import LONGEST_NAME
 from tasks.loop import SCORING, TRAIN
@@ -163,7 +165,18 @@ def check_image(image: str, check_sum: str | None = None, user: User = READER) -
     algorithm = (check_sum or "").split(":")[0] if ":" in (check_sum or "") else "SHA256"
     if algorithm not in ("SHA256", "SHA512", "MD5"):
         raise HTTPException(status_code=400, detail="check_sum must start with SHA256:, SHA512: or MD5:")
-    return datastore.download_image(image, check_only=True, check_sum=check_sum)
+    found = datastore.download_image(image, check_only=True)
+    if check_sum and check_sum.rpartition(":")[2].lower() != _digest(image, algorithm):
+        raise HTTPException(status_code=404, detail="the image has another checksum")
+    return found
+
+
+def _digest(image: str, algorithm: str) -> str:
+    """Digest of an image's file in hexadecimal: the one that is kept, else computed."""
+    kept = str(app_instance().datastore().get_image_info(image).get(CHECKSUM, ""))
+    if not kept.startswith(f"{algorithm}:"):
+        kept = str(file_checksum(app_instance().datastore().get_image_uri(image), algorithm))
+    return kept.partition(":")[2]
 
 
 @router.get("/datastore/label", tags=["Datastore"])

@@ -377,6 +377,7 @@ class ActiveLearningApp:
             self.rounds.planner = PlanningProcess(self.store, self.options.batch_size, self.options.seed)
         self.preparation.order(self.query_strategies[0])
         self._prepare_rounds()
+        self._datastore.compute_checksums()
         self.loop.start()
 
     def _prepare_rounds(self) -> None:

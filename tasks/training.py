@@ -24,7 +24,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 from monailabel.utils.others.generic import device_list
 
-from tasks.files import image_id, reason, write_json
+from tasks.files import image_id, read_own_json, reason, write_json
 from tasks.groups import Grouping, hold_out
 from tasks.hyperparameters import Hyperparameters, whole_number
 from tasks.models import Architecture, Checkpoint, ModelRegistry
@@ -167,6 +167,10 @@ class MembersTrainTask(BasicTrainTask):
         stats |= {"model_version": version, "total_time": elapsed, "failed_members": failed, **extra}
         write_json(Path(self._stats_path), stats)
         return stats
+
+    def stats(self) -> dict[str, Any]:
+        """What the newest training has written; empty before the first, and if it cannot be read."""
+        return read_own_json(Path(self._stats_path))
 
     def _train_member(self, options: dict[str, Any], datastore: Datastore) -> dict[str, torch.Tensor]:
         super().__call__(options, datastore)

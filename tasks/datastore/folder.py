@@ -22,6 +22,7 @@ from typing import Any
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
+from tasks.datastore.checksums import CHECKSUM, CHECKSUM_OF, Checksums
 from tasks.datastore.index import Index, IndexChange
 from tasks.datastore.rejected import RejectedLabels
 from tasks.datastore.rules import FINAL, LabelRule, any_label
@@ -100,6 +101,7 @@ class StudiesFolder(LocalDatastore):
         self._read_only = read_only
         self._own: set[str] = set()
         self._watcher: Watcher | None = None
+        self._checksums: Checksums | None = None
         folder = Path(path)
         self._datastore_path = str(folder)
         self._datastore = LocalDatastoreModel(name="studies", description="", images_dir=".", base_path=str(folder))
@@ -127,6 +129,8 @@ class StudiesFolder(LocalDatastore):
         """Stop watching, and close the index."""
         if self._watcher is not None:
             self._watcher.stop()
+        if self._checksums is not None:
+            self._checksums.close()
         self._index.close()
 
     # What is there
@@ -138,6 +142,33 @@ class StudiesFolder(LocalDatastore):
 
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._datastore.objects
+
+    def compute_checksums(self) -> None:
+        """Give every image its checksum from now on, in the background."""
+        self._checksums = Checksums(self.image_file, lambda name: self._image(name).image.info, self._keep_with_images)
+        self._checksums.add(self.list_images())
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """What is kept with an image, and its path; ``checksum`` once it is known for the file as it is now."""
+        info: dict[str, Any] = super().get_image_info(image_id)
+        if info and info.pop(CHECKSUM_OF, "") != fingerprint([self.image_file(image_id)]):
+            info.pop(CHECKSUM, None)
+            if self._checksums is not None:
+                self._checksums.first(image_id)
+        return info
+
+    def _keep_with_images(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
+        """Merge values into the info of those images that are there."""
+        with self._mutex:
+            objects = self._datastore.objects
+            images = {name: objects[name].image for name in infos if name in objects}
+            models = {
+                name: DataModel(ext=image.ext, info={**image.info, **infos[name]}) for name, image in images.items()
+            }
+            with self._index.change() as change:
+                change.put_images(models)
+            for name, model in models.items():
+                objects[name].image = model
 
     def image_file(self, image_id: str) -> Path:
         """Where an image's file is, or would be.
@@ -197,7 +228,8 @@ class StudiesFolder(LocalDatastore):
             if there is not None and FINAL in there.labels:
                 raise ImageError(f"image {image_id!r} is there already and has a final label")
             file = self.folder / self._filename(image_id, ending)
-            model = DataModel(ext=ending, info={**(image_info or {}), "ts": int(time.time()), "name": file.name})
+            info = {**_without_checksum(image_info or {}), "ts": int(time.time()), "name": file.name}
+            model = DataModel(ext=ending, info=info)
             with self._writing(Path(image_filename), file), self._index.change() as change:
                 change.put_images({image_id: model})
             if there is not None and there.image.ext != ending:
@@ -205,6 +237,8 @@ class StudiesFolder(LocalDatastore):
             labels = there.labels if there is not None else {}
             self._datastore.objects[image_id] = ImageLabelModel(image=model, labels=labels)
             self._on_change({image_id: False})
+        if self._checksums is not None:
+            self._checksums.add([image_id])
         return image_id
 
     def remove_image(self, image_id: str) -> None:
@@ -224,12 +258,8 @@ class StudiesFolder(LocalDatastore):
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Merge values into an image's info."""
-        with self._mutex:
-            image = self._image(image_id)
-            model = DataModel(ext=image.image.ext, info={**image.image.info, **info})
-            with self._index.change() as change:
-                change.put_images({image_id: model})
-            image.image = model
+        self._image(image_id)
+        self._keep_with_images({image_id: _without_checksum(info)})
 
     # Labels
 
@@ -552,6 +582,8 @@ class StudiesFolder(LocalDatastore):
                         found.write(change)
                 self._apply(found)
                 self._on_change(found.changes)
+                if self._checksums is not None:
+                    self._checksums.add(found.images)
         return found.changes
 
     def _apply(self, found: _Difference) -> None:
@@ -624,6 +656,11 @@ class _Difference:
             change.drop_label(name, tag)
         change.put_images(self.images)
         change.put_labels({key: label for key, label in self.labels.items() if key[0] not in self.gone})
+
+
+def _without_checksum(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What others say of an image: its checksum is ours to compute."""
+    return {name: value for name, value in info.items() if name not in (CHECKSUM, CHECKSUM_OF)}
 
 
 def label_ref(info: Mapping[str, Any]) -> str:

@@ -279,6 +279,8 @@ class ArchiveFolder(StudiesFolder):
                 targets[place].parent.mkdir(parents=True, exist_ok=True)
                 with self._writing(made, targets[place]):
                     pass
+        if self._checksums is not None:
+            self._checksums.first(image_id)
         logger.info("fetched %s in %.1f s", image_id, time.monotonic() - started)
 
     def _keep_headers(self, image_id: str, instances: Sequence[Dataset]) -> None:

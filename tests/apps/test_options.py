@@ -62,7 +62,7 @@ ODD = {
     "batch_size": ["1e3", "0", "-1", "inf", "9" * 30, "9" * 5000, "", " ", "0x10", "1.0", "true"],
     "train_after": ["-1", "1e3", "9" * 30, "nan"],
     "lease_minutes": ["inf", "-inf", "nan", "1e308", "1e8", "0", "-1", "", "1,5", "soon", "9" * 400],
-    "seed": ["-1", str(2**32), str(2**63), str(2**64), "1.5", "x"],
+    "seed": ["-1", str(2**31), str(2**63), str(2**64), "1.5", "x"],
     "preset": ["huge", "small\0"],
     "labels": ["", ",", "a,a", "../x", "a/b", "a\nb", "x" * 300, "\ud800"],
     "group_by": ["(", "[", "*", "nosuchcolumn", "a\0b"],
