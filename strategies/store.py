@@ -213,6 +213,7 @@ class Store:
             self.engine = open_engine(_url(location), patience)
             self._reader = self.engine.execution_options(**READ_ONLY)
             _create_tables(self.engine)
+            self.check_writable()
         except (sa.exc.SQLAlchemyError, ImportError, OSError, ValueError, TypeError) as error:
             words = str(getattr(error, "orig", None) or error).partition("\n")[0]
             raise ValueError(f"store {_shown(location)!r} cannot be opened: {words}") from error
@@ -238,9 +239,9 @@ class Store:
         return _shown(self.location)
 
     def check_writable(self) -> None:
-        """Raise :class:`sqlalchemy.exc.OperationalError` now where a transaction could not begin."""
-        with self.engine.begin():
-            pass
+        """Raise :class:`sqlalchemy.exc.OperationalError` now where a transaction could not be written."""
+        with self.engine.begin() as connection:
+            connection.execute(sa.delete(Skip).where(sa.false()))  # SQLite begins one in a read-only file, too
 
     def close(self) -> None:
         """Close all connections."""

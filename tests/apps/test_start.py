@@ -3,14 +3,19 @@
 import os
 import time
 
+import numpy as np
 import pytest
 from monailabel.config import settings
+from monailabel.interfaces.utils.app import app_instance
 
 from apps import start
 from apps.options import SERVER, ConfigurationError
 from apps.start import check_settings, check_studies
 from strategies.store import Store
 from tests.apps.test_volume_segmentation import make_app
+from tests.dicom import mr_series
+from tests.server import APP
+from tests.tasks.volume_segmentation.test_archive import FakeArchive, foreign
 from tests.tiny import label_image
 
 
@@ -99,3 +104,35 @@ def test_words_about_a_database_tell_no_password(tmp_path):
     with pytest.raises(ValueError, match="cannot be opened") as caught:
         Store("postgresql://reader:secret@nowhere/x")
     assert "secret" not in str(caught.value)
+
+
+def test_a_store_that_cannot_be_written_stops_the_start(tmp_path):
+    Store(tmp_path / "store.sqlite").close()
+    with pytest.raises(ValueError, match="cannot be opened: attempt to write a readonly database"):
+        Store(f"sqlite:///file:{tmp_path}/store.sqlite?mode=ro&uri=true")
+
+
+def test_a_segmentation_that_the_server_has_not_seen_does_not_stop_the_start(tmp_path, monkeypatch):
+    archive = FakeArchive()
+    first, second = (archive.add(*mr_series(f"p{n}", np.arange(120).reshape(4, 6, 5) + n)) for n in range(2))
+    monkeypatch.setattr("tasks.dicom.client.Archive", lambda url, settings: archive)
+    monkeypatch.setattr(settings, "MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path))
+
+    def build():
+        monkeypatch.setattr("monailabel.interfaces.utils.app.apps", {})
+        conf = {"labels": "tumor,liver", "preset": "small", "auto_train": "false", "strategy": "first"}
+        return app_instance(str(APP), archive.url, conf)
+
+    app = build()
+    foreign(archive, app.datastore(), first)
+    app.store.close()
+    app.datastore().close()
+    for _ in range(2):
+        app = build()
+        assert app.store.image_ids(labelled=True) == [first]
+        assert app.store.image_ids(labelled=False) == [second]
+        (row,) = app.store.history()
+        assert (row["event"], row["image_id"], row["client_id"]) == ("labelled", first, "Eve")
+        assert "the archive" in row["details"]
+        app.store.close()
+        app.datastore().close()
