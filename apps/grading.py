@@ -7,18 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import FileResponse
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
-from pydantic import BaseModel
 
-from apps.pages import ONLY_OURS, WEB, Name
-from apps.routes import ANNOTATOR, READER, answers, client_of
-from strategies.answers import LABELLED, AnswerError
-from strategies.next_sample import reply
-from tasks.datastore.rules import FINAL
+from apps.pages import ONLY_OURS, WEB
+from apps.routes import READER
 from tasks.files import ImageError
 from tasks.images import PERCENTILES, read_image
 
@@ -27,12 +23,6 @@ LARGEST_SIDE = 4096
 
 _PRIVATE = {"Cache-Control": "no-store"}
 router = APIRouter(prefix=f"{settings.MONAI_LABEL_API_STR}/al", tags=["Grading"])
-
-
-class UndoRequest(BaseModel):
-    """The reader whose last answer is taken back."""
-
-    client_id: Name = ""
 
 
 @router.get("/grade", include_in_schema=False)
@@ -94,21 +84,3 @@ def for_the_screen(array: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         "high": high,
     }
     return stored, header
-
-
-@router.post("/undo")
-def undo(body: UndoRequest, request: Request, user: User = ANNOTATOR) -> dict[str, Any]:
-    """Take back a reader's last label or skip; the image is theirs again.
-
-    Returns:
-        ``id`` of the image, ``undone`` (``labelled`` or ``skipped``), and its place in the round where it has one.
-    """
-    client_id = client_of(body.client_id, user, request)
-    try:
-        event = answers().last(client_id)
-        if event.event == LABELLED:
-            app_instance().datastore().remove_label(event.image_id, FINAL)
-        assignment = answers().undo(client_id)
-    except AnswerError as error:
-        raise HTTPException(status_code=409, detail=str(error)) from error
-    return {"id": event.image_id, "undone": event.event, **(reply(assignment) if assignment else {})}

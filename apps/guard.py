@@ -6,7 +6,6 @@ import argparse
 import concurrent.futures
 import errno
 import ipaddress
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,7 +15,12 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import JSONResponse, Response
 from monailabel.config import settings
-from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
+from monailabel.interfaces.exception import (
+    ImageNotFoundException,
+    LabelNotFoundException,
+    MONAILabelError,
+    MONAILabelException,
+)
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,12 +30,22 @@ from apps.authentication import CredentialsError, RealmError
 from apps.metrics import Measured
 from apps.sign_in import SignedIn, instead_of
 from apps.words import without_paths
-from tasks.files import ArchiveError, ImageError, LabelError
+from tasks.files import ArchiveError, ImageError, LabelError, NotPutBackError
 
 logger = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_DISK_FULL = "the server's disk is full: nothing was stored; try again once there is space"
+_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+_DISK_FULL = "the server's disk is full: the request was not carried out; try again once there is space"
+_DATABASE = {
+    "disk is full": (507, _DISK_FULL),
+    "is locked": (503, "the server's database is in use by another program: try again in a moment"),
+    "readonly database": (503, "the server's database cannot be written: the request was not carried out"),
+    "unable to open": (503, "the server's database cannot be opened: the request was not carried out"),
+    "disk I/O error": (503, "the server's database cannot be read or written: the request was not carried out"),
+}
+"""What the database says -> the answer; SQLite has no other way to tell these apart here."""
+_OWN_FILE = "the server cannot read or write one of its own files; its log says which"
 
 
 class UploadLimit:
@@ -120,8 +134,25 @@ def _says(status: int, **headers: str) -> Callable[[Request, Exception], Respons
     return lambda _, error: _answer(status, getattr(error, "msg", str(error)), **headers)
 
 
-def _no_json(_: Request, error: Exception) -> Response:
-    return _answer(400, f"params is no JSON: {error}")
+def _input(request: Request, error: Exception) -> Response:
+    """A label or an image that cannot be used is the sender's, unless the machine cannot read it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            logger.error("%s", error)
+            kept = str(error).partition("; it is kept ")[2]
+            return _answer(500, f"{_OWN_FILE}; what was sent is kept {kept}" if kept else _OWN_FILE)
+        cause = cause.__cause__
+    return _answer(400, str(error))
+
+
+def _refused(_: Request, error: Exception) -> Response:
+    """MONAI Label's own errors: only some are the request's."""
+    assert isinstance(error, MONAILabelException)
+    if error.error == MONAILabelError.INVALID_INPUT:
+        return _answer(400, error.msg)
+    logger.error("%s: %s", error.error, error.msg)
+    return _answer(500, "the server could not do it; its log says why")
 
 
 def _realm_away(_: Request, error: Exception) -> Response:
@@ -141,10 +172,26 @@ def _is_full(error: BaseException | None) -> bool:
 
 
 def _machine(_: Request, error: Exception) -> Response:
-    if not _is_full(error):
-        raise error
-    logger.error("%s", error)
-    return _answer(507, _DISK_FULL)
+    """What the machine lacks."""
+    if isinstance(error, NotPutBackError):
+        logger.error("%s", error)
+        return _answer(500, "the server could not store it, nor take back what it had begun; its log says where")
+    if _is_full(error):
+        logger.error("%s", error)
+        return _answer(507, _DISK_FULL)
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+        logger.error("%s", error)
+        return _answer(503, f"{_OWN_FILE}: {error.strerror}", **{"Retry-After": "60"})
+    raise error
+
+
+def _database(_: Request, error: Exception) -> Response:
+    """What keeps the database from being written; whatever else is wrong with it is an error of ours."""
+    for words, (status, answer) in _DATABASE.items():
+        if words in str(error):
+            logger.error("%s", error)
+            return _answer(status, answer, **({"Retry-After": "10"} if status == 503 else {}))
+    raise error
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -159,20 +206,22 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 HANDLERS: dict[type[Exception], Callable[..., Any]] = {
-    LabelError: _says(400),
-    ImageError: _says(400),
+    LabelError: _input,
+    ImageError: _input,
     ArchiveError: _says(503, **{"Retry-After": "10"}),
     CredentialsError: _says(401),
     RealmError: _says(503, **{"Retry-After": "10"}),
     ImageNotFoundException: _says(404),
     LabelNotFoundException: _says(404),
-    MONAILabelException: _says(400),
-    json.JSONDecodeError: _no_json,
-    OperationalError: _machine,
+    MONAILabelException: _refused,
+    OperationalError: _database,
     TimeoutError: _too_slow,
     concurrent.futures.TimeoutError: _too_slow,  # another kind in Python 3.10
     OSError: _machine,
     requests.RequestException: _realm_away,  # the archive's become ArchiveError
     HTTPException: _http,
 }
-"""Kind of error -> answer; the nearest kind counts."""
+"""Kind of error -> answer; the nearest kind counts.
+
+What a request sends is parsed where it comes in: an error while a file of ours is read must not be its fault.
+"""

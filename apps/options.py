@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 
 from typing_extensions import Self
 
+from tasks.datastore.folder import HISTORY
 from tasks.dicom.selection import SeriesFilter
-from tasks.files import split_names
+from tasks.files import LONGEST_NAME, is_safe_tag, split_names
 
 
 class ConfigurationError(ValueError):
@@ -76,17 +77,25 @@ class Options:
             except ValueError as error:
                 raise ConfigurationError(f"option {name} must be {_KINDS[kind]}, got {text!r}") from error
         options = cls(**values)
-        for name, low in (("batch_size", 1), ("train_after", 0), ("seed", 0), ("max_upload_mb", 1)):
+        for name, (low, high) in BOUNDS.items():
             if getattr(options, name) < low:
                 raise ConfigurationError(f"option {name} must be at least {low}, got {getattr(options, name)}")
+            if getattr(options, name) > high:
+                raise ConfigurationError(f"option {name} must be at most {high}, got {getattr(options, name)}")
         if not options.lease_minutes > 0:
             raise ConfigurationError(f"option lease_minutes must be positive, got {options.lease_minutes}")
-        for name, names in ((item.name, getattr(options, item.name)) for item in fields(cls)):
-            if not isinstance(names, tuple):
-                continue
-            if len(set(names)) != len(names) or not all(_is_name(part) for part in names):
+        for name, value in ((item.name, getattr(options, item.name)) for item in fields(cls)):
+            if isinstance(value, str):
+                _check_text(name, value)
+            if isinstance(value, tuple):
+                _check_names(name, value)
+        if not options.labels and "labels" in conf:
+            raise ConfigurationError("option labels must name one label at least")
+        for tag in options.tags:
+            if not is_safe_tag(tag) or tag == HISTORY:
                 raise ConfigurationError(
-                    f"option {name} must be different names of letters, digits, '_', '-', got {names}"
+                    f"option tags: {tag!r} cannot be the name of a folder of labels: at most 64 ASCII letters, digits, "
+                    f"'_' and '-', and not {HISTORY!r}"
                 )
         return options
 
@@ -126,8 +135,22 @@ class ImageOptions(Options):
 
     def __post_init__(self) -> None:
         """Raise :class:`ConfigurationError` if there is no such file."""
-        if self.weights and not Path(self.weights).is_file():
+        try:
+            there = not self.weights or Path(self.weights).is_file()
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"option weights: {error}") from error
+        if not there:
             raise ConfigurationError(f"option weights: there is no file {self.weights}")
+
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "batch_size": (1, 1_000_000),
+    "train_after": (0, 1_000_000_000),
+    "seed": (0, 2**31 - 1),
+    "max_upload_mb": (1, 1 << 20),
+    "lease_minutes": (0, 10_000_000),
+}
+"""Option -> smallest and largest value that the rest of the program can work with."""
 
 
 def is_remote(studies: str) -> bool:
@@ -145,6 +168,19 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(split_names(text))
 
 
+def _check_text(name: str, value: str) -> None:
+    if not value.isprintable():  # also a lone half of a character, which cannot be written to any file
+        raise ConfigurationError(f"option {name} has characters that cannot be printed: {value!r}")
+
+
+def _check_names(name: str, names: tuple[str, ...]) -> None:
+    if len(set(names)) != len(names) or not all(_is_name(part) for part in names):
+        raise ConfigurationError(f"option {name} must be different names of letters, digits, '_', '-', got {names}")
+    longest = max(names, key=len, default="")
+    if len(longest) > LONGEST_NAME:
+        raise ConfigurationError(f"option {name} has a name of more than {LONGEST_NAME} characters: {longest!r}")
+
+
 def _is_name(part: str) -> bool:
     return part.replace("_", "").replace("-", "").replace(" ", "").isalnum()
 
@@ -153,10 +189,19 @@ _CONVERT: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str, 
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list of names"}
 
 
+SERVER = "monailabel.main"
+"""Name of MONAI Label's command as a module."""
+
+
+def program() -> str:
+    """Name of the module that this process runs, empty for a script."""
+    main = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return "" if main is None else main.name
+
+
 def refuse(error: ConfigurationError) -> NoReturn:
     """Stop a starting server or job with one clear line; anywhere else, raise."""
-    main = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if main is not None and main.name in ("monailabel.main", "monailabel.interfaces.utils.app"):
+    if program() in (SERVER, "monailabel.interfaces.utils.app"):
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(2)
     raise error

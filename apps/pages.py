@@ -1,4 +1,4 @@
-"""What reading pages of any app need: their files, who and what, skips."""
+"""What reading pages of any app need: their files, who and what, skips and undos."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 
 from apps.routes import ANNOTATOR, READER, answers, client_of
 from strategies.answers import AnswerError
+from strategies.next_sample import reply
 from tasks.files import LONGEST_NAME
 
 WEB = Path(__file__).resolve().parent / "web"
@@ -37,6 +38,13 @@ class RestoreRequest(BaseModel):
 
     image: Name
     client_id: Name = ""
+
+
+class UndoRequest(BaseModel):
+    """The reader whose last answer is taken back; a request sent again with its ``undo_id`` takes back nothing more."""
+
+    client_id: Name = ""
+    undo_id: Name = ""
 
 
 @router.get("/web/{name}", include_in_schema=False)
@@ -84,3 +92,18 @@ def restore(body: RestoreRequest, request: Request, user: User = ANNOTATOR) -> d
     except AnswerError as error:
         raise HTTPException(status_code=409, detail=str(error)) from error
     return {"image": body.image}
+
+
+@router.post("/undo")
+def undo(body: UndoRequest, request: Request, user: User = ANNOTATOR) -> dict[str, Any]:
+    """Take back a reader's last label or skip; the image is theirs again.
+
+    Returns:
+        ``id`` of the image, ``undone`` (``labelled`` or ``skipped``), and its place in the round where it has one.
+    """
+    try:
+        undone = app_instance().undo(client_of(body.client_id, user, request), body.undo_id)
+    except AnswerError as error:
+        raise HTTPException(status_code=409, detail=str(error)) from error
+    place = reply(undone.assignment) if undone.assignment else {}
+    return {"id": undone.image_id, "undone": undone.event, **place}

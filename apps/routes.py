@@ -10,6 +10,8 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Depends, File, Form, HTTPException, Query, Request, UploadFile
@@ -19,11 +21,13 @@ from monailabel.endpoints import datastore, infer
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.others.generic import file_checksum
 
 from strategies.answers import Answers
 from strategies.claims import SCORING, TRAIN
 from strategies.next_sample import ANONYMOUS
 from strategies.store import Store
+from tasks.datastore.checksums import CHECKSUM
 from tasks.datastore.folder import ORIGINAL
 from tasks.datastore.rules import FINAL
 from tasks.files import LONGEST_NAME
@@ -32,6 +36,9 @@ from tasks.jobs.options import inference_options
 READER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
 ADMIN = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
+
+REMOVER: ContextVar[str] = ContextVar("remover", default="")
+"""Who removes an image or a label, for what the datastore tells meanwhile."""
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
 
@@ -97,6 +104,7 @@ def save_label(
     """
     info = _json_object(params)
     _check_names(info)
+    app_instance().store.check_writable()  # else the label would be stored and not be noted
     if settings.MONAI_LABEL_AUTH_ENABLE:
         info["client_id"] = user.username
     model = app_instance().store.current_model(str(info.get("model") or ""))
@@ -118,6 +126,34 @@ def add_image(
     return dict(datastore.add_image(background_tasks, image, json.dumps(_json_object(params)), file, user.username))
 
 
+@router.delete("/datastore/image", tags=["Datastore"])
+@router.delete("/datastore/", tags=["Datastore"], include_in_schema=False)
+def remove_image(id: str, request: Request, user: User = ADMIN) -> dict[str, Any]:
+    """Remove an image and its labels; the final one is kept in ``labels/history``."""
+    with _removing(user, request):
+        app_instance().datastore().remove_image(id)
+    return {}
+
+
+@router.delete("/datastore/label", tags=["Datastore"])
+def remove_label(id: str, tag: str, request: Request, user: User = ADMIN) -> dict[str, Any]:
+    """Remove a label; a final one is kept in ``labels/history``."""
+    with _removing(user, request):
+        app_instance().datastore().remove_label(id, tag)
+    return {}
+
+
+@contextmanager
+def _removing(user: User, request: Request) -> Iterator[None]:
+    """The history names who removes what."""
+    app_instance().store.check_writable()
+    before = REMOVER.set(client_of("", user, request))
+    try:
+        yield
+    finally:
+        REMOVER.reset(before)
+
+
 @router.get("/datastore/image", tags=["Datastore"])
 def download_image(image: str, user: User = READER) -> Any:
     """An image's file."""
@@ -130,7 +166,18 @@ def check_image(image: str, check_sum: str | None = None, user: User = READER) -
     algorithm = (check_sum or "").split(":")[0] if ":" in (check_sum or "") else "SHA256"
     if algorithm not in ("SHA256", "SHA512", "MD5"):
         raise HTTPException(status_code=400, detail="check_sum must start with SHA256:, SHA512: or MD5:")
-    return datastore.download_image(image, check_only=True, check_sum=check_sum)
+    found = datastore.download_image(image, check_only=True)
+    if check_sum and check_sum.rpartition(":")[2].lower() != _digest(image, algorithm):
+        raise HTTPException(status_code=404, detail="the image has another checksum")
+    return found
+
+
+def _digest(image: str, algorithm: str) -> str:
+    """Digest of an image's file in hexadecimal: the one that is kept, else computed."""
+    kept = str(app_instance().datastore().get_image_info(image).get(CHECKSUM, ""))
+    if not kept.startswith(f"{algorithm}:"):
+        kept = str(file_checksum(app_instance().datastore().get_image_uri(image), algorithm))
+    return kept.partition(":")[2]
 
 
 @router.get("/datastore/label", tags=["Datastore"])

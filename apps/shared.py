@@ -17,21 +17,27 @@ from monailabel.config import settings
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.train import TrainTask
+from sqlalchemy.exc import SQLAlchemyError
 
 from apps import jobs, metrics, pages, relabelling, routes, sign_in, stock, upkeep
 from apps.access import Row
 from apps.authentication import accept_tokens
 from apps.guard import protect, warn_if_open
 from apps.options import ConfigurationError, Options, is_remote, refuse
+from apps.start import check_settings, check_studies, say_what_is_lost
+from strategies.answers import Answers, Undone
 from strategies.catalogue import QueryStrategy, offered
 from strategies.claims import SCORING, TRAIN, Claims, new_owner
+from strategies.database import PATIENCE_SECONDS
+from strategies.ledger import Ledger
 from strategies.next_sample import NextSample
 from strategies.planning_process import LARGE_POOL, PlanningProcess
 from strategies.preparation import Preparation
+from strategies.reconciliation import ImageState, Label, Noted
 from strategies.rounds import Rounds
 from strategies.schema import LabelNames
 from strategies.store import Model, Store
-from tasks.datastore.folder import Changes, StudiesFolder
+from tasks.datastore.folder import Changes, StudiesFolder, is_found, label_ref
 from tasks.datastore.rules import FINAL
 from tasks.files import reason
 from tasks.groups import DUPLICATES_TABLE, Grouping, read_grouping
@@ -46,6 +52,8 @@ ROUTERS = (routes.router, jobs.router, upkeep.router, metrics.router, relabellin
 """Routes that every app has."""
 SIGN_IN = (sign_in.router,) if settings.MONAI_LABEL_AUTH_ENABLE else ()
 """Routes that every app has with authentication."""
+JOB_PATIENCE_SECONDS = 60.0
+"""How long a job waits for a database that another process holds: nobody waits for its answer."""
 
 
 def _kept_for(studies: str, app_dir: str) -> Path:
@@ -65,8 +73,10 @@ KEPT_IN_HISTORY = (
     "segments",
     "notes",
     "previous",
+    "source",
 )
 """What is kept with a label that the history keeps too."""
+NOT_NOTED = "the label is stored; the server's database cannot be written now and will know of it as soon as it can"
 TOLD = ("segments", "notes", "previous", "archive")
 """What is kept with a label that its sender is told."""
 
@@ -105,6 +115,7 @@ class ActiveLearningApp:
     app_dir: str
     studies: str
     _datastore: StudiesFolder
+    _listening = False
     _trainers: dict[str, TrainTask]
     _infers: dict[str, Any]
     _scoring_methods: dict[str, Any]
@@ -114,8 +125,10 @@ class ActiveLearningApp:
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str], **about: Any) -> None:
         try:
+            check_settings()
             if self.local_only and is_remote(studies):
                 raise ConfigurationError(f"studies {studies} must be a local folder: this app works on image files")
+            check_studies(studies)
             self.options = self.options_type.parse(conf or {}, labels=self.default_labels)
             self.query_strategies = self._offered()
             self.folder = _kept_for(studies, app_dir)
@@ -127,7 +140,8 @@ class ActiveLearningApp:
                 raise ConfigurationError(
                     f"option labels must be at least {self.fewest_labels} names, got {', '.join(self.options.labels)}"
                 )
-            self.store = Store(self.options.store or self.folder / "store.sqlite")
+            patience = JOB_PATIENCE_SECONDS if JOB_PROCESS in os.environ else PATIENCE_SECONDS
+            self.store = Store(self.options.store or self.folder / "store.sqlite", patience)
             LabelNames(self.store).declare(self.options.labels, self.first_label_value, self.options.relabel)
         except ValueError as error:
             refuse(ConfigurationError(str(error)))
@@ -137,7 +151,11 @@ class ActiveLearningApp:
             self.registry.shown_revision = self.store.label_revision()
         self.rounds = Rounds(self.store, self.options.batch_size, self.options.lease_minutes, self.options.seed)
         self.preparation = Preparation(self.rounds)
-        super().__init__(app_dir=app_dir, studies=studies, conf=conf, labels=list(self.options.labels), **about)  # type: ignore[call-arg]
+        self.ledger = Ledger(self.rounds)
+        try:
+            super().__init__(app_dir=app_dir, studies=studies, conf=conf, labels=list(self.options.labels), **about)  # type: ignore[call-arg]
+        except (OSError, SQLAlchemyError) as error:
+            refuse(ConfigurationError(f"studies {studies} cannot be opened: {reason(error)}"))
         # Our loop decides when to score; MONAI Label would at every request.
         self._auto_update_scoring = False
         # Requests come in threads: without a limit, twenty annotators would run twenty networks at once.
@@ -150,10 +168,11 @@ class ActiveLearningApp:
             self.options.train_after or self.options.batch_size,
             self.loop_trainers() if self.options.auto_train else (),
             self.run_job,
-            self.settle,
+            self._catch_up,
             self.unfinished_scoring,
         )
         if JOB_PROCESS not in os.environ:
+            say_what_is_lost(self.store, self.registry.folder, self._datastore.status()["completed"])
             self.sync_images()
 
     def loop_trainers(self) -> Sequence[str]:
@@ -175,6 +194,7 @@ class ActiveLearningApp:
         job = JOB_PROCESS in os.environ
         return self.open_datastore(
             on_change=self._changed,
+            on_label=self._labelled,
             tags=self.options.tags,
             # A job only reads: what it knows may be older than what annotators have saved since.
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not job,
@@ -210,21 +230,79 @@ class ActiveLearningApp:
         return next(iter(self.registry.scoring_models()), None)
 
     def sync_images(self) -> None:
-        """Tell the store which images there are and which have a final label."""
-        self.store.sync_images(self._datastore.labelled())
-        if changed := self.store.follow_labels(self._datastore.label_stamps()):
-            logger.info("%d labels were changed by hand while the server was away", len(changed))
-        self.settle()
+        """Tell the store which images there are and which have a final label; from now on, follow changes."""
+        with self._datastore.at_rest():
+            self._datastore.follow_edits(self.store.label_stamps())
+            there = self._datastore.labelled()
+            gone = dict.fromkeys(set(self.store.image_ids()) - there.keys())
+            self._listening = True
+            self.ledger.tell(self._states({**there, **gone}))
+        self._catch_up()
 
     def _changed(self, changes: Changes) -> None:
-        """Images came or went, or were labelled without us."""
-        self.store.change_images(changes)
-        stamps = {name: self._datastore.label_stamp(name) for name, labelled in changes.items() if labelled}
-        for image_id in self.store.unnoted_labels(stamps):
-            info = self._datastore.get_label_info(image_id, FINAL)
-            about = {"source": "the studies, not a viewer"}
-            self.rounds.take_label(image_id, info.get("client_id"), about, stamps[image_id])
+        """Images or labels came or went."""
+        if self._listening:  # the first look tells of all that came before
+            self.ledger.tell(self._states(changes))
+            self._catch_up()
+
+    def _labelled(self, image_id: str) -> None:
+        """A final label was stored; whoever has sent it notes it without holding up others."""
+        if self._listening:
+            self.ledger.tell(self._states({image_id: True}))
+
+    def _states(self, changes: Changes) -> list[ImageState]:
+        remover = routes.REMOVER.get()
+        return [
+            ImageState(name, labelled is not None, None, remover) if not labelled else self._label_of(name)
+            for name, labelled in changes.items()
+        ]
+
+    def _label_of(self, image_id: str) -> ImageState:
+        info = self._datastore.get_label_info(image_id, FINAL)
+        details = {name: info[name] for name in KEPT_IN_HISTORY if name in info}
+        if is_found(info):
+            details["source"] = "the studies, not a viewer"
+        label = Label(label_ref(info), str(info.get("client_id") or ""), details, self._datastore.label_stamp(image_id))
+        return ImageState(image_id, label=label, found_anew=self._datastore.is_new and is_found(info))
+
+    def note_changes(self) -> Noted:
+        """Bring the store in line with what the datastore has told, and remove labels that were taken back.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: the database cannot be written.
+        """
+        noted = self.ledger.note()
+        for image_id, ref in noted.taken_back.items():
+            self._take_back(image_id, ref)
+        return noted
+
+    def _take_back(self, image_id: str, ref: str) -> None:
+        try:
+            self._datastore.take_back(image_id, ref)
+        except (OSError, SQLAlchemyError):
+            with self._datastore.at_rest():  # tried again as soon as something is noted
+                self.ledger.tell(self._states({image_id: bool(self._datastore.get_label_uri(image_id, FINAL))}))
+            raise
+
+    def _catch_up(self) -> None:
+        """Note what is not noted yet, and settle; what cannot be noted now is later."""
+        try:
+            self.note_changes()
+        except (OSError, SQLAlchemyError) as error:
+            logger.error("the database is behind the studies and follows later: %s", reason(error))
         self.settle()
+
+    def undo(self, client_id: str, undo_id: str = "") -> Undone:
+        """Take back a reader's last answer, and remove its label.
+
+        Raises:
+            AnswerError: it cannot be taken back.
+        """
+        self.note_changes()
+        undone = Answers(self.rounds).undo(client_id, undo_id)
+        if undone.taken_back is not None:
+            self._take_back(undone.image_id, undone.taken_back)
+        return undone
 
     def info(self) -> dict[str, Any]:
         """What MONAI Label's clients want to know of the app; of the trainers, the one that runs comes first."""
@@ -260,6 +338,7 @@ class ActiveLearningApp:
                 MONAILabelError.INVALID_INPUT,
                 f"unknown strategy {name!r}; offered are {', '.join(self._strategies)}",
             )
+        self.note_changes()
         sample: dict[str, Any] = task(request, self._datastore)
         if not sample:
             return {}
@@ -305,14 +384,14 @@ class ActiveLearningApp:
         if FINAL not in self._datastore.get_labels_by_image_id(image_id):
             return {}
         info = self._datastore.get_label_info(label_id, FINAL)
-        details = {name: info[name] for name in KEPT_IN_HISTORY if name in info}
-        stamp = self._datastore.label_stamp(image_id)
-        annotator = self.rounds.take_label(image_id, info.get("client_id"), details, stamp)
-        logger.info("%s labelled by %s", image_id, annotator or "an unknown annotator")
-        self.settle()
+        logger.info("%s labelled by %s", image_id, info.get("client_id") or "an unknown annotator")
+        self._catch_up()
         self._prepare_rounds()
         self.loop.wake()
-        return {name: info[name] for name in TOLD if name in info}
+        told = {name: info[name] for name in TOLD if name in info}
+        if self.ledger.is_waiting(image_id):
+            told["notes"] = [*told.get("notes", ()), NOT_NOTED]
+        return told
 
     def on_init_complete(self) -> None:
         """Server start: routes, environment of the jobs, and the loop."""
@@ -328,6 +407,7 @@ class ActiveLearningApp:
             self.rounds.planner = PlanningProcess(self.store, self.options.batch_size, self.options.seed)
         self.preparation.order(self.query_strategies[0])
         self._prepare_rounds()
+        self._datastore.compute_checksums()
         self.loop.start()
 
     def _prepare_rounds(self) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from strategies import revisions
-from strategies.rounds import Assignment, Rounds, close_finished, remaining_in
+from strategies.reconciliation import LABELLED, close_finished
+from strategies.revisions import note_labels
+from strategies.rounds import Assignment, Rounds, remaining_in
 from strategies.store import Event, Image, Lease, Record, Round, Skip, serving_version
 
-LABELLED = "labelled"
 SKIPPED = "skipped"
 UNDONE = "undone"
 RESTORED = "restored"
@@ -43,6 +43,24 @@ class Progress:
     mine: int
     round: int
     remaining: int
+
+
+@dataclass(frozen=True)
+class Undone:
+    """An answer that was taken back.
+
+    Attributes:
+        image_id: the image.
+        event: what the answer was: ``labelled`` or ``skipped``.
+        taken_back: name of the label that the datastore has still to remove, None if it has none.
+        assignment: the image's place in its round; None if it was answered without one, or if the reader does not
+            hold it any more.
+    """
+
+    image_id: str
+    event: str
+    taken_back: str | None
+    assignment: Assignment | None
 
 
 class Answers:
@@ -79,7 +97,7 @@ class Answers:
             if lease is not None:
                 session.delete(lease)
             session.flush()
-            close_finished(session, image_id, time)
+            close_finished(session, [image_id], time)
 
     def skipped(self) -> list[dict[str, str]]:
         """Skipped images with ``image``, ``client_id``, ``reason`` and ``at``, the latest first."""
@@ -108,65 +126,60 @@ class Answers:
             session.delete(row)
             _note(session, self.rounds.clock(), RESTORED, image_id, client_id, None)
 
-    def last(self, client_id: str) -> Event:
-        """A reader's last label or skip that was not undone yet.
-
-        Raises:
-            AnswerError: there is none, or somebody else has answered for the image since.
-        """
-        kinds = (LABELLED, SKIPPED, UNDONE)
-        with self.store.reading() as session:
-            own = sa.select(Event).where(Event.client_id == client_id, Event.event.in_(kinds)).order_by(Event.id.desc())
-            undone: list[str] = []
-            for event in session.scalars(own):
-                if event.event == UNDONE:
-                    undone.append(event.image_id)
-                elif event.image_id in undone:
-                    undone.remove(event.image_id)
-                else:
-                    break
-            else:
-                raise AnswerError("there is nothing to undo")
-            newer = sa.select(Event).where(Event.image_id == event.image_id, Event.id > event.id)
-            other = session.scalars(newer.where(Event.client_id != client_id, Event.event.in_(kinds))).first()
-            if other is not None:
-                raise AnswerError(f"{event.image_id} was {other.event} by {other.client_id} since")
-            return event
-
-    def undo(self, client_id: str) -> Assignment | None:
+    def undo(self, client_id: str, undo_id: str = "") -> Undone:
         """Take back a reader's last answer: the image is unlabelled again and promised to the same reader.
 
-        The label itself must have been removed from the datastore before.
+        The label's file is still there afterwards. Until the datastore has removed it, the store knows that it must,
+        so a kill between the two is made good.
 
-        Returns:
-            The image's place in its round; None if it was answered without one.
+        Args:
+            client_id: the reader.
+            undo_id: of the request; one that is sent again takes back nothing more.
 
         Raises:
-            AnswerError: see :meth:`last`.
+            AnswerError: there is nothing to undo, somebody else has answered for the image since or holds it, or it
+                is no longer there.
         """
-        event = self.last(client_id)
         with self.store.transaction() as session:
             time = self.rounds.clock()
+            repeated = _undo(session, client_id, undo_id)
+            if repeated is not None:
+                return self._undone(session, repeated.image_id, str(repeated.details["undone"]), client_id)
+            event = _last(session, client_id)
             image = session.get_one(Image, event.image_id)
+            holder = session.get(Lease, event.image_id)
+            if not image.present:
+                raise AnswerError(f"{event.image_id} is no longer there")
+            if holder is not None and holder.client_id != client_id and holder.expires_at > time:
+                raise AnswerError(f"{event.image_id} is held by {holder.client_id}")
             if image.labelled:
                 image.labelled = False
-                revisions.note_labels(session, {event.image_id: None}, given=False)
+                note_labels(session, {event.image_id: None}, given=False)
             session.execute(sa.delete(Skip).where(Skip.image_id == event.image_id))
-            row = session.get(Round, event.round_id) if event.round_id is not None else None
-            lease = None
-            if row is not None:
-                row.closed_at, row.completed = None, False
-                lease = session.merge(
-                    Lease(
-                        image_id=event.image_id,
-                        client_id=client_id,
-                        round_id=row.id,
-                        expires_at=time + self.rounds.lease,
-                    )
-                )
-            _note(session, time, UNDONE, event.image_id, client_id, lease)
+            lease = self._lease(session, event, client_id, time)
+            _note(session, time, UNDONE, event.image_id, client_id, lease, undone=event.event, undo_id=undo_id)
             session.flush()
-            return self.rounds.assignment(session, lease) if lease is not None else None
+            return self._undone(session, event.image_id, event.event, client_id)
+
+    def _lease(self, session: orm.Session, event: Event, client_id: str, time: dt.datetime) -> Lease | None:
+        """Promise the image of an answer again, in the round that it came from."""
+        row = session.get(Round, event.round_id) if event.round_id is not None else None
+        if row is None:
+            return None
+        row.closed_at, row.completed = None, False
+        return session.merge(
+            Lease(image_id=event.image_id, client_id=client_id, round_id=row.id, expires_at=time + self.rounds.lease)
+        )
+
+    def _undone(self, session: orm.Session, image_id: str, event: str, client_id: str) -> Undone:
+        image, lease = session.get_one(Image, image_id), session.get(Lease, image_id)
+        own = lease is not None and lease.client_id == client_id
+        return Undone(
+            image_id=image_id,
+            event=event,
+            taken_back=None if image.labelled else image.label_ref,
+            assignment=self.rounds.assignment(session, lease) if lease is not None and own else None,
+        )
 
     def progress(self, client_id: str) -> Progress:
         """How far the labelling is, and one reader's share."""
@@ -202,6 +215,39 @@ class Answers:
                 unreadable=unlabelled(errors),
                 mine=session.scalar(labelled_by) or 0,
             )
+
+
+def _undo(session: orm.Session, client_id: str, undo_id: str) -> Event | None:
+    """The undo of a reader that came with this id."""
+    if not undo_id:
+        return None
+    own = sa.select(Event).where(Event.client_id == client_id, Event.event == UNDONE)
+    return session.scalars(own.where(Event.details["undo_id"].as_string() == undo_id)).first()
+
+
+def _last(session: orm.Session, client_id: str) -> Event:
+    """A reader's last label or skip that was not undone yet.
+
+    Raises:
+        AnswerError: there is none, or somebody else has answered for the image since.
+    """
+    kinds = (LABELLED, SKIPPED, UNDONE)
+    own = sa.select(Event).where(Event.client_id == client_id, Event.event.in_(kinds)).order_by(Event.id.desc())
+    undone: list[str] = []
+    for event in session.scalars(own):
+        if event.event == UNDONE:
+            undone.append(event.image_id)
+        elif event.image_id in undone:
+            undone.remove(event.image_id)
+        else:
+            break
+    else:
+        raise AnswerError("there is nothing to undo")
+    newer = sa.select(Event).where(Event.image_id == event.image_id, Event.id > event.id)
+    other = session.scalars(newer.where(Event.client_id != client_id, Event.event.in_(kinds))).first()
+    if other is not None:
+        raise AnswerError(f"{event.image_id} was {other.event} by {other.client_id} since")
+    return event
 
 
 def _note(

@@ -67,40 +67,10 @@ def touch_labels(session: orm.Session, image_ids: Sequence[str]) -> None:
     session.connection().execute(statement.values(label_revision=revision), rows)
 
 
-def is_noted(session: orm.Session, image_id: str, stamp: str | None) -> bool:
-    """Whether an image's current label file has its revision already."""
-    has_label = sa.or_(_IMAGES.c.labelled, _IMAGES.c.reopened)
-    query = sa.select(_IMAGES.c.label_stamp).where(_IMAGES.c.image_id == image_id, has_label)
-    return stamp is not None and session.scalar(query) == stamp
-
-
 def changed_since(session: orm.Session, revision: int) -> int:
     """Images whose final label has changed after a revision: given, replaced or removed."""
     query = sa.select(sa.func.count()).select_from(_IMAGES).where(_IMAGES.c.label_revision > revision)
     return session.scalar(query) or 0
-
-
-def follow_stamps(session: orm.Session, stamps: Mapping[str, str]) -> list[str]:
-    """Note labels whose file was replaced or edited while nobody looked.
-
-    Args:
-        session: a writing transaction.
-        stamps: image id -> stamp of the final label's file, of all labels.
-
-    Returns:
-        Ids of the images whose label changed; one without a stamp so far only gets it.
-    """
-    query = sa.select(_IMAGES.c.image_id, _IMAGES.c.label_stamp).where(sa.or_(_IMAGES.c.labelled, _IMAGES.c.reopened))
-    known = {row.image_id: row.label_stamp for row in session.execute(query)}
-    adopted = [{"image": name, "stamp": stamps[name]} for name in known.keys() & stamps.keys() if known[name] is None]
-    if adopted:
-        statement = sa.update(_IMAGES).where(_IMAGES.c.image_id == sa.bindparam("image"))
-        session.connection().execute(statement.values(label_stamp=sa.bindparam("stamp")), adopted)
-    changed = sorted(name for name, stamp in stamps.items() if known.get(name) not in (None, stamp))
-    if changed:
-        session.execute(sa.update(_IMAGES).where(_IMAGES.c.image_id.in_(changed)).values(labelled=sa.true()))
-        note_labels(session, {name: stamps[name] for name in changed})
-    return changed
 
 
 def number_old_labels(connection: sa.Connection) -> None:

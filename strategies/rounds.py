@@ -5,29 +5,19 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import threading
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from strategies import revisions
 from strategies.catalogue import QueryStrategy
 from strategies.planning import Plan, Planner, Plans, has_round, next_number
 from strategies.pools import open_rounds, waiting
-from strategies.store import (
-    Event,
-    Image,
-    Lease,
-    PseudoLabel,
-    Round,
-    RoundImage,
-    Skip,
-    Store,
-    now,
-    serving_version,
-)
+from strategies.reconciliation import ImageState, Label, Noted, reconcile, remaining_images
+from strategies.store import Event, Image, Lease, PseudoLabel, Round, RoundImage, Store, now, serving_version
 
 logger = logging.getLogger(__name__)
 
@@ -177,13 +167,20 @@ class Rounds:
         """Another model orders the pool from now on: what was ordered ahead must be ordered anew."""
         self._plans.clear()
 
-    def take_label(
-        self,
-        image_id: str,
-        client_id: str | None = None,
-        details: Mapping[str, Any] | None = None,
-        stamp: str | None = None,
-    ) -> str:
+    def note(self, states: Sequence[ImageState]) -> Noted:
+        """Bring the store in line with what the datastore has told, in one transaction.
+
+        Args:
+            states: images as the datastore told of them, in that order.
+        """
+        with self.store.transaction() as session:
+            noted = reconcile(session, self.clock(), states)
+        for plan in list(self._plans.values()):
+            for image_id in noted.gone:
+                plan.lose(image_id)
+        return noted
+
+    def take_label(self, image_id: str, client_id: str | None = None, details: Mapping[str, Any] | None = None) -> str:
         """Note that an image has its final label: its lease ends, and rounds with no image left are closed.
 
         Args:
@@ -196,35 +193,8 @@ class Rounds:
         Returns:
             The annotator noted in the history, empty if unknown.
         """
-        with self.store.transaction() as session:
-            time = self.clock()
-            image = session.get(Image, image_id) or Image(image_id=image_id)
-            is_noted = revisions.is_noted(session, image_id, stamp)
-            image.labelled = True
-            session.add(image)
-            if not is_noted:
-                revisions.note_labels(session, {image_id: stamp})
-            session.execute(sa.delete(Skip).where(Skip.image_id == image_id))
-            lease = session.get(Lease, image_id)
-            annotator = client_id or (lease.client_id if lease else "")
-            if not _is_known(session, image_id, details or {}):
-                session.add(
-                    Event(
-                        at=time,
-                        event="labelled",
-                        image_id=image_id,
-                        client_id=annotator,
-                        round_id=lease.round_id if lease else None,
-                        details=dict(details or {}),
-                    )
-                )
-            if lease is not None:
-                session.delete(lease)
-            session.flush()
-            close_finished(session, image_id, time)
-        for plan in list(self._plans.values()):
-            plan.lose(image_id)
-        return annotator
+        label = Label(uuid.uuid4().hex, client_id or "", details or {})
+        return self.note([ImageState(image_id, label=label)]).annotators[image_id]
 
     def open_scored(self, strategy: QueryStrategy) -> None:
         """Open the strategy's first round under the serving model version, unless a request has done so already."""
@@ -347,41 +317,6 @@ def _is_next(session: orm.Session, strategy: QueryStrategy, plan: Plan) -> bool:
     return (plan.model_version, plan.number) == (serving_version(session), next_number(session, strategy))
 
 
-def close_finished(session: orm.Session, image_id: str, time: dt.datetime) -> None:
-    """Close the open rounds of an image in which nothing is left to do."""
-    of_image = (
-        sa.select(Round)
-        .join(RoundImage, RoundImage.round_id == Round.id)
-        .where(RoundImage.image_id == image_id, Round.closed_at.is_(None))
-    )
-    for row in session.scalars(of_image).all():
-        if remaining_in(session, row.id) == 0:
-            row.closed_at, row.completed = time, True
-            logger.info("round %d of %s is complete", row.number, row.strategy)
-
-
-def _is_known(session: orm.Session, image_id: str, details: Mapping[str, Any]) -> bool:
-    """Whether this very answer has been taken before."""
-    answer = details.get("answer_id")
-    if not answer:
-        return False
-    same = sa.exists().where(Event.image_id == image_id, Event.details["answer_id"].as_string() == str(answer))
-    return bool(session.scalar(sa.select(same)))
-
-
 def remaining_in(session: orm.Session, round_id: int) -> int:
     """Images of a round that can still be served."""
     return session.scalar(sa.select(remaining_images(round_id))) or 0
-
-
-def remaining_images(round_id: int | orm.InstrumentedAttribute[int]) -> sa.ScalarSelect[int]:
-    """The number of images of a round that can still be served, as part of a query."""
-    place = orm.aliased(RoundImage)
-    return (
-        sa.select(sa.func.count())
-        .select_from(place)
-        .join(Image, Image.image_id == place.image_id)
-        .where(place.round_id == round_id, *waiting())
-        .correlate(Round)
-        .scalar_subquery()
-    )

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from strategies import revisions
-from strategies.database import READ_ONLY, open_engine
+from strategies.database import PATIENCE_SECONDS, READ_ONLY, open_engine
 
 _CHUNK = 10_000
 """Values in one query."""
@@ -37,7 +37,11 @@ class Base(orm.DeclarativeBase):
 
 
 class Image(Base):
-    """One image of the pool. ``present`` is false once it has left the datastore; nothing is deleted."""
+    """One image of the pool. ``present`` is false once it has left the datastore; nothing is deleted.
+
+    ``label_ref`` names the label that the history has a line of; while the image is not labelled, it names one that
+    was taken back and that the datastore has still to remove.
+    """
 
     __tablename__ = "images"
     image_id: orm.Mapped[str] = orm.mapped_column(primary_key=True)
@@ -50,6 +54,7 @@ class Image(Base):
     # given out again because a name has come since.
     label_schema: orm.Mapped[int | None] = orm.mapped_column(default=None)
     reopened: orm.Mapped[bool] = orm.mapped_column(default=False, server_default=sa.false())
+    label_ref: orm.Mapped[str | None] = orm.mapped_column(default=None)
 
 
 class Record(Base):
@@ -216,7 +221,7 @@ class Event(Base):
     at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
     event: orm.Mapped[str]
     image_id: orm.Mapped[str] = orm.mapped_column(index=True)
-    client_id: orm.Mapped[str]
+    client_id: orm.Mapped[str] = orm.mapped_column(index=True)
     round_id: orm.Mapped[int | None] = orm.mapped_column(default=None)
     details: orm.Mapped[dict[str, Any]] = orm.mapped_column(default=dict)
 
@@ -249,30 +254,27 @@ class Store:
 
     Args:
         location: path of a SQLite file (made if missing) or any SQLAlchemy URL.
+        patience: seconds that a writer waits for another process that holds the database.
 
     Raises:
         ValueError: the database cannot be opened.
     """
 
-    def __init__(self, location: str | Path) -> None:
+    def __init__(self, location: str | Path, patience: float = PATIENCE_SECONDS) -> None:
         self.location = location
-        url = str(location)
-        if "://" not in url:
-            Path(url).parent.mkdir(parents=True, exist_ok=True)
-            url = f"sqlite:///{url}"
+        self.patience = patience
         try:
-            self.engine = open_engine(url)
-        except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
-            raise ValueError(f"store {location!r} cannot be opened: {error}") from error
-        self._reader = self.engine.execution_options(**READ_ONLY)
-        try:
+            self.engine = open_engine(_url(location), patience)
+            self._reader = self.engine.execution_options(**READ_ONLY)
             _create_tables(self.engine)
-        except sa.exc.SQLAlchemyError as error:
-            raise ValueError(f"store {location!r} cannot be opened: {error}") from error
+            self.check_writable()
+        except (sa.exc.SQLAlchemyError, ImportError, OSError, ValueError, TypeError) as error:
+            words = str(getattr(error, "orig", None) or error).partition("\n")[0]
+            raise ValueError(f"store {_shown(location)!r} cannot be opened: {words}") from error
 
-    def __reduce__(self) -> tuple[type[Store], tuple[str | Path]]:
+    def __reduce__(self) -> tuple[type[Store], tuple[str | Path, float]]:
         # A training on several GPUs sends its task to new processes; each opens connections of its own.
-        return Store, (self.location,)
+        return Store, (self.location, self.patience)
 
     @contextmanager
     def transaction(self) -> Iterator[orm.Session]:
@@ -286,6 +288,15 @@ class Store:
         with orm.Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
 
+    def __str__(self) -> str:
+        """Where the database is, without a password."""
+        return _shown(self.location)
+
+    def check_writable(self) -> None:
+        """Raise :class:`sqlalchemy.exc.OperationalError` now where a transaction could not be written."""
+        with self.engine.begin() as connection:
+            connection.execute(sa.delete(Skip).where(sa.false()))  # SQLite begins one in a read-only file, too
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
@@ -293,7 +304,7 @@ class Store:
     # Images
 
     def sync_images(self, images: Mapping[str, bool]) -> None:
-        """Bring the image table in line with the datastore.
+        """Bring the image table in line with a pool that nobody labels; see :mod:`strategies.reconciliation`.
 
         Args:
             images: every image id -> whether it has a final label.
@@ -308,23 +319,11 @@ class Store:
             changes |= dict.fromkeys(before.keys() - images.keys())
             _change_images(session, changes)
 
-    def follow_labels(self, stamps: Mapping[str, str]) -> list[str]:
-        """Note final labels whose file was replaced or edited while nobody looked; returns their images.
-
-        Args:
-            stamps: image id -> stamp of the final label's file, of all labels.
-        """
-        with self.transaction() as session:
-            return revisions.follow_stamps(session, stamps)
-
-    def unnoted_labels(self, stamps: Mapping[str, str | None]) -> list[str]:
-        """Images whose label is not the one that is noted.
-
-        Args:
-            stamps: image id -> stamp of the final label's file, None if unknown.
-        """
+    def label_stamps(self) -> dict[str, str]:
+        """Image id -> size and time of the final label's file when it was last noted, where that is known."""
+        query = sa.select(Image.image_id, Image.label_stamp).where(Image.present, Image.label_stamp.is_not(None))
         with self.reading() as session:
-            return [name for name, stamp in stamps.items() if not revisions.is_noted(session, name, stamp)]
+            return {row.image_id: row.label_stamp for row in session.execute(query)}
 
     def change_images(self, changes: Mapping[str, bool | None]) -> None:
         """Note what has changed in the datastore.
@@ -522,6 +521,23 @@ class Store:
         """The model version whose records order the rounds; empty before the first completed scoring."""
         with self.reading() as session:
             return serving_version(session)
+
+
+def _url(location: str | Path) -> str:
+    url = str(location)
+    if "://" not in url:
+        Path(url).parent.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{url}"
+    if sa.make_url(url).get_backend_name() == "sqlite" and sa.make_url(url).database in (None, "", ":memory:"):
+        raise ValueError("jobs are processes of their own and cannot see a database in memory")
+    return url
+
+
+def _shown(location: str | Path) -> str:
+    try:
+        return sa.make_url(str(location)).render_as_string(hide_password=True)
+    except (sa.exc.ArgumentError, ValueError):
+        return str(location)
 
 
 def serving_version(session: orm.Session) -> str:

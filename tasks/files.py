@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 class ImageError(ValueError):
@@ -22,6 +26,10 @@ class LabelError(ValueError):
 
 class ArchiveError(ConnectionError):
     """The image archive does not answer; the message says so."""
+
+
+class NotPutBackError(OSError):
+    """A write failed, and so did taking it back; the message names the file."""
 
 
 def reason(error: BaseException) -> str:
@@ -65,6 +73,26 @@ def write_json(path: Path, content: Any) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=2))
     temporary.replace(path)
+
+
+def read_own_json(path: Path) -> dict[str, Any]:
+    """A JSON object that a program of ours has written; empty, with a line in the log, if it cannot be read."""
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        _say_unreadable(path, fingerprint([path]), reason(error))
+        return {}
+    return content
+
+
+@lru_cache(maxsize=256)
+def _say_unreadable(path: Path, state: str, why: str) -> None:
+    """Say it once for each state of the file: viewers ask every few seconds."""
+    logger.error("%s cannot be read and is left out: %s", path, why)
 
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff")

@@ -28,7 +28,7 @@ from monailabel.utils.others.generic import device_list
 from strategies.claims import TRAIN, Claims
 from strategies.schema import LabelNames
 from strategies.store import Training, now
-from tasks.files import ImageError, image_id, reason, write_json
+from tasks.files import ImageError, image_id, read_own_json, reason, write_json
 from tasks.groups import Grouping, hold_out
 from tasks.hyperparameters import Hyperparameters, whole_number
 from tasks.jobs.options import checked_device, means_default
@@ -247,6 +247,10 @@ class MembersTrainTask(BasicTrainTask):
                 logger.exception("member %d of %d failed", member + 1, members)
                 failed[str(member + 1)] = reason(error)
         return states, failed
+
+    def stats(self) -> dict[str, Any]:
+        """What the newest training has written; empty before the first, and if it cannot be read."""
+        return read_own_json(Path(self._stats_path))
 
     def _train_member(self, options: dict[str, Any], datastore: Datastore) -> dict[str, torch.Tensor]:
         super().__call__(options, datastore)

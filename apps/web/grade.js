@@ -79,8 +79,9 @@ async function undo() {
   if (state.busy) return;
   setBusy(true);
   const kept = server.takeBack(state.reader);
+  const id = server.identifier();
   try {
-    const sample = kept ? kept.sample : await persistent(() => server.undo(state.reader));
+    const sample = kept ? kept.sample : await persistent(() => server.undo(state.reader, id));
     notice(`Undone: ${sample.id} is yours again.`);
     await show(sample);
   } catch (error) {

@@ -34,7 +34,8 @@ export const session = () => json("al/session");
 export const progress = (reader) => json(`al/progress?client_id=${encodeURIComponent(reader)}`);
 export const next = (strategy, reader) =>
   post(`activelearning/${encodeURIComponent(strategy)}`, { client_id: reader });
-export const undo = (reader) => post("al/undo", { client_id: reader });
+/** Take back a reader's last answer; sent again with the same id, nothing more is taken back. */
+export const undo = (reader, id) => post("al/undo", { client_id: reader, undo_id: id });
 
 export async function pixels(image) {
   const response = await request(`al/pixels?image=${encodeURIComponent(image)}`);
@@ -117,6 +118,6 @@ async function send(answer) {
 }
 
 // crypto.randomUUID needs HTTPS or localhost; a tablet on the ward may have neither.
-function identifier() {
+export function identifier() {
   return Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(16).padStart(8, "0")).join("");
 }

@@ -15,12 +15,14 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
+from tasks.datastore.checksums import CHECKSUM, CHECKSUM_OF, Checksums
 from tasks.datastore.index import Index, IndexChange
 from tasks.datastore.rejected import RejectedLabels
 from tasks.datastore.rules import FINAL, LabelRule, any_label
@@ -30,6 +32,7 @@ from tasks.files import (
     ArchiveError,
     ImageError,
     LabelError,
+    NotPutBackError,
     fingerprint,
     fingerprint_of,
     is_safe_name,
@@ -44,7 +47,12 @@ HISTORY = "history"
 REJECTED = "rejected"
 ORIGINAL = "original"
 """Tag of what a model proposed."""
+REF = "ref"
+"""Key in a label's info: a name that differs for every label that was ever stored."""
+_OURS = (REF, "previous", "source")
+"""Keys in a label's info that only the datastore sets."""
 
+_FOUND = "file:"
 _PART = "part-"
 """Names of files that are being written; a kill leaves them, the next start removes them."""
 
@@ -62,6 +70,7 @@ class StudiesFolder(LocalDatastore):
     Args:
         path: studies folder.
         on_change: called with what has changed after images or labels came or went.
+        on_label: called with the id of an image that was given a final label, while nothing else can change.
         extensions: patterns of image files.
         rule: what a final label must fulfil.
         tags: tags that labels may be saved under; None allows any that can be a folder name.
@@ -76,6 +85,7 @@ class StudiesFolder(LocalDatastore):
         self,
         path: str,
         on_change: Callable[[Changes], None] = lambda changes: None,
+        on_label: Callable[[str], None] = lambda image_id: None,
         extensions: Sequence[str] = ("*.nii.gz", "*.nii"),
         rule: LabelRule = any_label,
         tags: Sequence[str] | None = None,
@@ -84,6 +94,7 @@ class StudiesFolder(LocalDatastore):
     ) -> None:
         self._mutex = threading.RLock()
         self._on_change: Callable[[Changes], None] = lambda changes: None  # not before everything is there
+        self._on_label = on_label
         self._rule = rule
         self._tags = None if tags is None else {FINAL, ORIGINAL, *tags}
         self._extensions = list(extensions)
@@ -91,6 +102,7 @@ class StudiesFolder(LocalDatastore):
         self._read_only = read_only
         self._own: set[str] = set()
         self._watcher: Watcher | None = None
+        self._checksums: Checksums | None = None
         folder = Path(path)
         self._datastore_path = str(folder)
         self._datastore = LocalDatastoreModel(name="studies", description="", images_dir=".", base_path=str(folder))
@@ -103,7 +115,9 @@ class StudiesFolder(LocalDatastore):
         self._by_tag: defaultdict[str, set[str]] = defaultdict(set)
         self._stamps: dict[str, str] = {}
         self._know(self._index.load())
-        if not self._datastore.objects and not read_only:
+        self.is_new = not self._datastore.objects
+        """Whether nothing was known of the folder: its index is new, or was lost."""
+        if self.is_new and not read_only:
             self._take_over(read_stock_index(folder))
         if not read_only:
             self._clear_parts()
@@ -117,6 +131,8 @@ class StudiesFolder(LocalDatastore):
         """Stop watching, and close the index."""
         if self._watcher is not None:
             self._watcher.stop()
+        if self._checksums is not None:
+            self._checksums.close()
         self._index.close()
 
     # What is there
@@ -128,6 +144,33 @@ class StudiesFolder(LocalDatastore):
 
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._datastore.objects
+
+    def compute_checksums(self) -> None:
+        """Give every image its checksum from now on, in the background."""
+        self._checksums = Checksums(self.image_file, lambda name: self._image(name).image.info, self._keep_with_images)
+        self._checksums.add(self.list_images())
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """What is kept with an image, and its path; ``checksum`` once it is known for the file as it is now."""
+        info: dict[str, Any] = super().get_image_info(image_id)
+        if info and info.pop(CHECKSUM_OF, "") != fingerprint([self.image_file(image_id)]):
+            info.pop(CHECKSUM, None)
+            if self._checksums is not None:
+                self._checksums.first(image_id)
+        return info
+
+    def _keep_with_images(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
+        """Merge values into the info of those images that are there."""
+        with self._mutex:
+            objects = self._datastore.objects
+            images = {name: objects[name].image for name in infos if name in objects}
+            models = {
+                name: DataModel(ext=image.ext, info={**image.info, **infos[name]}) for name, image in images.items()
+            }
+            with self._index.change() as change:
+                change.put_images(models)
+            for name, model in models.items():
+                objects[name].image = model
 
     def image_file(self, image_id: str) -> Path:
         """Where an image's file is, or would be.
@@ -150,20 +193,39 @@ class StudiesFolder(LocalDatastore):
         with self._mutex:
             return {image_id: image_id in self._by_tag[FINAL] for image_id in self._datastore.objects}
 
+    def at_rest(self) -> AbstractContextManager[Any]:
+        """As long as this is held, nothing changes and nothing is told."""
+        return self._mutex
+
     def with_label(self, tag: str) -> dict[str, dict[str, Any]]:
         """Image id -> what is kept with its label of a tag, for all images that have one."""
         with self._mutex:
             objects = self._datastore.objects
             return {name: objects[name].labels[tag].info for name in self._by_tag[tag]}
 
-    def label_stamps(self) -> dict[str, str]:
-        """Image id -> size and time of its final label's file: changes whenever the label does."""
-        with self._mutex:
-            return dict(self._stamps)
-
     def label_stamp(self, image_id: str) -> str | None:
-        """The same of one image, None if it has no final label."""
+        """Size and time of a final label's file: changes whenever the label does; None if there is none."""
         return self._stamps.get(image_id)
+
+    def follow_edits(self, known: Mapping[str, str]) -> None:
+        """Note final labels whose file was written anew while nobody watched.
+
+        Args:
+            known: image id -> stamp that its label had.
+        """
+        with self._mutex:
+            labels = {
+                (name, FINAL): self._found_label(name, FINAL, self._label(name, FINAL).ext)
+                for name, stamp in known.items()
+                if self._stamps.get(name, stamp) != stamp
+            }
+            if labels and not self._read_only:
+                with self._index.change() as change:
+                    change.put_labels(labels)
+            for (name, tag), label in labels.items():
+                self._note(name, tag, label)
+        if labels:
+            logger.info("%d labels were changed by hand while the server was away", len(labels))
 
     def refresh(self) -> None:
         """Bring the index in line with the files, and tell what has changed."""
@@ -192,7 +254,8 @@ class StudiesFolder(LocalDatastore):
             if there is not None and FINAL in there.labels:
                 raise ImageError(f"image {image_id!r} is there already and has a final label")
             file = self.folder / self._filename(image_id, ending)
-            model = DataModel(ext=ending, info={**(image_info or {}), "ts": int(time.time()), "name": file.name})
+            info = {**_without_checksum(image_info or {}), "ts": int(time.time()), "name": file.name}
+            model = DataModel(ext=ending, info=info)
             with self._writing(Path(image_filename), file), self._index.change() as change:
                 change.put_images({image_id: model})
             if there is not None and there.image.ext != ending:
@@ -200,6 +263,8 @@ class StudiesFolder(LocalDatastore):
             labels = there.labels if there is not None else {}
             self._datastore.objects[image_id] = ImageLabelModel(image=model, labels=labels)
             self._on_change({image_id: False})
+        if self._checksums is not None:
+            self._checksums.add([image_id])
         return image_id
 
     def remove_image(self, image_id: str) -> None:
@@ -212,20 +277,15 @@ class StudiesFolder(LocalDatastore):
             image = self._image(image_id)
             for tag in list(image.labels):
                 self.remove_label(image_id, tag)
-            with self._index.change() as change:
+            with self._removing(self.image_file(image_id)), self._index.change() as change:
                 change.drop_image(image_id)
-            self._remove(self.folder / self._filename(image_id, image.image.ext))
             del self._datastore.objects[image_id]
             self._on_change({image_id: None})
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Merge values into an image's info."""
-        with self._mutex:
-            image = self._image(image_id)
-            model = DataModel(ext=image.image.ext, info={**image.image.info, **info})
-            with self._index.change() as change:
-                change.put_images({image_id: model})
-            image.image = model
+        self._image(image_id)
+        self._keep_with_images({image_id: _without_checksum(info)})
 
     # Labels
 
@@ -245,6 +305,7 @@ class StudiesFolder(LocalDatastore):
         self._image(image_id)
         with tempfile.TemporaryDirectory(prefix="label-") as folder:
             about: Mapping[str, Any] = {}
+            label_info = {name: value for name, value in label_info.items() if name not in _OURS}
             file = Path(label_filename)
             if label_tag == FINAL:
                 try:
@@ -266,8 +327,7 @@ class StudiesFolder(LocalDatastore):
             folder = self.labels_folder / tag
             folder.mkdir(parents=True, exist_ok=True)
             name = self._filename(image_id, ending)
-            content = {**info, "ts": int(time.time()), "name": name}
-            content.pop("previous", None)
+            content = {**info, "ts": int(time.time()), "name": name, REF: uuid.uuid4().hex}
             old = image.labels.get(tag)
             kept = self._keep_version(image_id, tag, old)
             if kept is not None:
@@ -276,19 +336,22 @@ class StudiesFolder(LocalDatastore):
             try:
                 with self._writing(file, folder / name), self._index.change() as change:
                     change.put_labels({(image_id, tag): model})
-            except BaseException:
-                if kept is not None:
+            except BaseException as error:
+                if kept is not None and not isinstance(error, NotPutBackError):
                     kept.unlink(missing_ok=True)
                 raise
             if old is not None and old.ext != ending:
                 self._remove(folder / self._filename(image_id, old.ext))
             self._note(image_id, tag, model)
+            if tag == FINAL:
+                self._on_label(image_id)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Merge values into a label's info."""
         with self._mutex:
             label = self._label(label_id, label_tag)
-            model = DataModel(ext=label.ext, info={**label.info, **info})
+            kept = {name: label.info[name] for name in _OURS if name in label.info}
+            model = DataModel(ext=label.ext, info={**label.info, **info, **kept})
             with self._index.change() as change:
                 change.put_labels({(label_id, label_tag): model})
             self._datastore.objects[label_id].labels[label_tag] = model
@@ -301,13 +364,25 @@ class StudiesFolder(LocalDatastore):
         """
         with self._mutex:
             label = self._label(label_id, label_tag)
-            self._keep_version(label_id, label_tag, label)
-            with self._index.change() as change:
-                change.drop_label(label_id, label_tag)
-            self._remove(self.labels_folder / label_tag / self._filename(label_id, label.ext))
+            kept = self._keep_version(label_id, label_tag, label)
+            file = self.labels_folder / label_tag / self._filename(label_id, label.ext)
+            try:
+                with self._removing(file), self._index.change() as change:
+                    change.drop_label(label_id, label_tag)
+            except BaseException as error:
+                if kept is not None and not isinstance(error, NotPutBackError):
+                    kept.unlink(missing_ok=True)
+                raise
             self._note(label_id, label_tag, None)
             if label_tag == FINAL:
                 self._on_change({label_id: False})
+
+    def take_back(self, image_id: str, ref: str) -> None:
+        """Remove the final label of this name; nothing happens if the image has another one by now, or none."""
+        with self._mutex:
+            image = self._datastore.objects.get(image_id)
+            if image is not None and FINAL in image.labels and label_ref(image.labels[FINAL].info) == ref:
+                self.remove_label(image_id, FINAL)
 
     def set_labels(self, tag: str, labels: Mapping[str, tuple[Path, Mapping[str, Any]]], replace: bool = True) -> None:
         """Store the labels of many images, changing the index once.
@@ -327,7 +402,8 @@ class StudiesFolder(LocalDatastore):
                 ending = self._to_id(file.name)[1]
                 name = self._filename(image_id, ending)
                 with self._writing(file, folder / name, durable=False):
-                    models[image_id] = DataModel(ext=ending, info={**info, "ts": int(time.time()), "name": name})
+                    content = {**info, "ts": int(time.time()), "name": name, REF: uuid.uuid4().hex}
+                    models[image_id] = DataModel(ext=ending, info=content)
             old = {name: objects[name].labels[tag] for name in self._by_tag[tag]}
             gone = old.keys() - models.keys() if replace else set()
             with self._index.change() as change:
@@ -394,7 +470,7 @@ class StudiesFolder(LocalDatastore):
     @contextlib.contextmanager
     def _writing(self, source: Path, target: Path, durable: bool = True) -> Iterator[None]:
         """Copy a file so that a reader sees the old or the new one, never a part; what fails inside undoes it."""
-        part = target.with_name(f"{_PART}{uuid.uuid4().hex}")
+        part = _part(target)
         before = part.with_name(f"{part.name}-before")
         try:
             with source.open("rb") as reader, part.open("wb") as writer:
@@ -410,15 +486,26 @@ class StudiesFolder(LocalDatastore):
                 if durable:
                     _sync_folder(target.parent)
                 yield
-            except BaseException:
-                if before.exists():
-                    before.replace(target)
-                else:
-                    target.unlink(missing_ok=True)
+            except BaseException as error:
+                _put_back(before, target, error)
                 raise
+            before.unlink(missing_ok=True)
         finally:
             part.unlink(missing_ok=True)
-            before.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _removing(self, file: Path) -> Iterator[None]:
+        """Remove a file; what fails inside puts it back."""
+        part = _part(file)
+        self._ours(file)
+        with contextlib.suppress(FileNotFoundError):
+            file.replace(part)
+        try:
+            yield
+        except BaseException as error:
+            _put_back(part, file, error)
+            raise
+        part.unlink(missing_ok=True)
 
     def _ours(self, file: Path) -> None:
         """What the watcher will tell of this file is our own doing."""
@@ -482,9 +569,22 @@ class StudiesFolder(LocalDatastore):
         """Whether an image is really there, looked at again."""
         return self.image_file(image_id).exists()
 
+    def _is_there(self, image_id: str, ending: str) -> bool:
+        """Whether the file of an image that was listed is still there."""
+        return os.path.lexists(self.folder / self._filename(image_id, ending))
+
     def _new_image(self, image_id: str, ending: str) -> DataModel:
         """What is noted of an image that has come."""
         return _found(image_id, ending)
+
+    def _label_file(self, image_id: str, tag: str, ending: str) -> Path:
+        return self.labels_folder / tag / self._filename(image_id, ending)
+
+    def _found_label(self, image_id: str, tag: str, ending: str) -> DataModel:
+        """What is noted of a label that somebody has put there, or has written anew: nobody knows who."""
+        model = _found(image_id, ending)
+        model.info[REF] = f"{_FOUND}{fingerprint([self._label_file(image_id, tag, ending)])}"
+        return model
 
     def _take_over(self, objects: dict[str, ImageLabelModel]) -> None:
         """Start from what MONAI Label's own index knew."""
@@ -516,6 +616,8 @@ class StudiesFolder(LocalDatastore):
                         found.write(change)
                 self._apply(found)
                 self._on_change(found.changes)
+                if self._checksums is not None:
+                    self._checksums.add(found.images)
             for name in self._by_tag[FINAL] - self._stamps.keys():  # at the start
                 self._stamps[name] = stamps.get(name) or self._stamp_now(name, self._label(name, FINAL))
         return found.changes
@@ -557,7 +659,7 @@ class _Difference:
         self.images = {
             name: folder._new_image(name, ending)
             for name, ending in images.items()
-            if name not in self._objects or self._objects[name].image.ext != ending
+            if (name not in self._objects or self._objects[name].image.ext != ending) and folder._is_there(name, ending)
         }
         known = self._objects.keys() | self.images.keys()
         self.lost = [
@@ -571,19 +673,20 @@ class _Difference:
             (name, tag): ending
             for tag, files in labels.items()
             for name, ending in files.items()
-            if name in known and self._ending(name, tag) != ending
+            if name in known
+            and self._ending(name, tag) != ending
+            and os.path.lexists(folder._label_file(name, tag, ending))
         }
         noted = folder._index.labels() if unknown else {}
         self.labels = {
-            key: noted[key] if key in noted and noted[key].ext == ending else _found(key[0], ending)
+            key: noted[key] if key in noted and noted[key].ext == ending else folder._found_label(*key, ending)
             for key, ending in unknown.items()
         }
         for name, stamp in folder._stamps.items():
             if stamps.get(name, stamp) != stamp and (name, FINAL) not in {*self.lost, *self.labels}:
                 label = self._objects[name].labels[FINAL]
-                if folder._stamp_now(name, label) != stamp:  # replaced or edited by hand: nobody knows by whom
-                    info = {key: value for key, value in label.info.items() if key != "client_id"}
-                    self.labels[name, FINAL] = DataModel(ext=label.ext, info={**info, "ts": int(time.time())})
+                if folder._stamp_now(name, label) != stamp:
+                    self.labels[name, FINAL] = folder._found_label(name, FINAL, label.ext)
         self.changes: dict[str, bool | None] = {}
         lost = set(self.lost)
         for name in {*self.images, *(name for name, _ in [*self.lost, *self.labels])}:
@@ -605,6 +708,41 @@ class _Difference:
             change.drop_label(name, tag)
         change.put_images(self.images)
         change.put_labels({key: label for key, label in self.labels.items() if key[0] not in self.gone})
+
+
+def _without_checksum(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What others say of an image: its checksum is ours to compute."""
+    return {name: value for name, value in info.items() if name not in (CHECKSUM, CHECKSUM_OF)}
+
+
+def label_ref(info: Mapping[str, Any]) -> str:
+    """The name of a label by its info; one that an earlier version stored has its time instead."""
+    return str(info.get(REF) or info.get("ts") or "")
+
+
+def is_found(info: Mapping[str, Any]) -> bool:
+    """Whether a label was put there by hand, so that nothing is known of it."""
+    return label_ref(info).startswith(_FOUND)
+
+
+def _part(file: Path) -> Path:
+    """Another name in the same folder, for what is not to be seen."""
+    return file.with_name(f"{_PART}{uuid.uuid4().hex}")
+
+
+def _put_back(kept: Path, file: Path, error: BaseException) -> None:
+    """Make a file what it was before, under its other name if it was there.
+
+    Raises:
+        NotPutBackError: it cannot be.
+    """
+    try:
+        if kept.exists():
+            kept.replace(file)
+        else:
+            file.unlink(missing_ok=True)
+    except OSError as failure:
+        raise NotPutBackError(f"{file} could not be made what it was ({failure}), after: {error}") from error
 
 
 def _found(name: str, ending: str) -> DataModel:

@@ -58,7 +58,15 @@ class RejectedLabels:
         limit = (time or dt.datetime.now(dt.timezone.utc)) - dt.timedelta(days=KEPT_DAYS)
         total = 0
         for place in sorted(self.folder.glob("*-*"), reverse=True):
-            total += sum(file.stat().st_size for file in place.iterdir())
+            total += _size(place)
             if place.name < limit.strftime("%Y%m%dT%H%M%S") or total > _LARGEST:
                 shutil.rmtree(place, ignore_errors=True)
                 logger.info("the refused label %s is not kept any longer", place.name)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder; 0 if another thread has just removed it."""
+    try:
+        return sum(file.stat().st_size for file in folder.iterdir())
+    except FileNotFoundError:
+        return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ READ_SECONDS = 60.0
 PAGE = 500
 """Series asked for at once."""
 SEG = "SEG"
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Archive:
 
     def __init__(self, url: str, settings: Settings) -> None:
         self.url = url.rstrip("/")
+        self._said: set[str] = set()
         self._client = DICOMwebClientX(
             url=self.url,
             session=_session(self.url, settings),
@@ -74,6 +77,8 @@ class Archive:
             ArchiveError: the archive does not answer.
         """
         found: dict[str, Series] = {}
+        seen: set[str] = set()
+        offset = 0
         while True:
             page = self._ask(
                 "search for series",
@@ -81,16 +86,36 @@ class Archive:
                 search_filters={"Modality": modality},
                 fields=["SeriesDescription", "StudyDate", "StudyTime", "PatientID", "SeriesDate", "SeriesTime"],
                 limit=PAGE,
-                offset=len(found),
+                offset=offset,
             )
-            known = len(found)
-            for item in page:
-                series = _series(Dataset.from_json(item))
-                if series.Modality == modality:  # some archives know no such filter
+            known = len(seen)
+            for place, item in enumerate(page, start=offset):
+                series = self._understood(item)
+                seen.add(series.SeriesInstanceUID if series else str(place))
+                if series is not None and series.Modality == modality:  # some archives know no such filter
                     found[series.SeriesInstanceUID] = series
+            offset += len(page)
             # An archive without paging sends the same again and again.
-            if len(page) < PAGE or len(found) == known:
+            if len(page) < PAGE or len(seen) == known:
                 return list(found.values())
+
+    def _understood(self, item: Any) -> Series | None:
+        """A series of an answer; None, with the reason in the log, for one that cannot be used."""
+        try:
+            series = _series(Dataset.from_json(item))
+        except Exception as error:  # pydicom raises many kinds, and the other series are needed
+            self._say_once(f"a series of the archive {self.url} cannot be understood: {reason(error)}")
+            return None
+        for uid in (series.SeriesInstanceUID, series.StudyInstanceUID):
+            if not _UID.fullmatch(uid):  # it becomes a file name
+                self._say_once(f"a series of the archive {self.url} is left out: {uid!r} is no UID")
+                return None
+        return series
+
+    def _say_once(self, words: str) -> None:
+        if words not in self._said:
+            self._said.add(words)
+            logger.warning("%s", words)
 
     def metadata(self, series: Series) -> list[Dataset]:
         """Headers of a series' instances."""

@@ -24,6 +24,7 @@ import SimpleITK
 from monailabel.datastore.local import DataModel
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
+from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.datastore.folder import StudiesFolder
 from tasks.datastore.outbox import Outbox
@@ -47,6 +48,8 @@ PATIENCE_SECONDS = 3600.0
 """How long a job waits for an archive that is away."""
 FETCHING_SECONDS = 10.0
 """How long a request waits for a series to be fetched; fetching goes on after it."""
+MOST_FAILURES = 3
+"""Segmentations that the archive does not give, one after another, before the rest waits for the next look."""
 SENDING_SECONDS = 5.0
 """How long a label's sender waits to hear that the archive has it; it is durable here before."""
 _LONGEST_PAUSE = 60.0
@@ -95,6 +98,7 @@ class ArchiveFolder(StudiesFolder):
         self._patience = PATIENCE_SECONDS if read_only else 0.0
         self._catalogue: dict[str, tuple[Series | None, ...]] | None = None
         self._elsewhere: set[str] = set()
+        self._later: set[str] = set()
         self._fetching: dict[str, Future[None]] = {}
         self._fetchers = ThreadPoolExecutor(4, thread_name_prefix="fetch")
         self._refreshing = threading.Lock()
@@ -105,7 +109,10 @@ class ArchiveFolder(StudiesFolder):
             return
         self._outbox = Outbox(self._waiting, self._send, self._cannot_send)
         try:
-            self.refresh()
+            with self._refreshing:
+                self._find_series()
+                if not auto_reload:
+                    self._take_segmentations()
         except ArchiveError as error:
             logger.error("%s; starting with the %d series known from before", error, len(self._datastore.objects))
         if auto_reload:
@@ -132,27 +139,35 @@ class ArchiveFolder(StudiesFolder):
             ArchiveError: it does not answer; what is known stays.
         """
         with self._refreshing:
-            found = [
-                series
-                for modality in self._wanted.modalities
-                for series in self.archive.search(modality)
-                if self._wanted.takes(series)
-            ]
-            self._catalogue = images(found, self._channels)
-            super().refresh()
+            self._find_series()
             self._take_segmentations()
 
+    def _find_series(self) -> None:
+        found = [
+            series
+            for modality in self._wanted.modalities
+            for series in self.archive.search(modality)
+            if self._wanted.takes(series)
+        ]
+        self._catalogue = images(found, self._channels)
+        super().refresh()
+
     def _look(self) -> None:
-        pause = REFRESH_SECONDS
+        # Labels that others stored while nobody looked are taken at once, but no start waits for them.
+        look, pause = self._first_look, 0.0
         while not self._closed.wait(pause):
             started = time.monotonic()
             try:
-                self.refresh()
+                look()
             except ArchiveError as error:
                 logger.warning("%s", error)
             except Exception:  # the thread must outlive one failure
                 logger.exception("the archive could not be looked at")
-            pause = max(REFRESH_SECONDS, SHARE * (time.monotonic() - started))
+            look, pause = self.refresh, max(REFRESH_SECONDS, SHARE * (time.monotonic() - started))
+
+    def _first_look(self) -> None:
+        with self._refreshing:
+            self._take_segmentations()
 
     def _scan_images(self) -> dict[str, str]:
         known = self._datastore.objects if self._catalogue is None else self._catalogue
@@ -160,6 +175,9 @@ class ArchiveFolder(StudiesFolder):
 
     def _has_image(self, image_id: str) -> bool:
         return self._catalogue is None or image_id in self._catalogue
+
+    def _is_there(self, image_id: str, ending: str) -> bool:
+        return self._has_image(image_id)
 
     def _new_image(self, image_id: str, ending: str) -> DataModel:
         model = super()._new_image(image_id, ending)
@@ -261,6 +279,8 @@ class ArchiveFolder(StudiesFolder):
                 targets[place].parent.mkdir(parents=True, exist_ok=True)
                 with self._writing(made, targets[place]):
                     pass
+        if self._checksums is not None:
+            self._checksums.first(image_id)
         logger.info("fetched %s in %.1f s", image_id, time.monotonic() - started)
 
     def _keep_headers(self, image_id: str, instances: Sequence[Dataset]) -> None:
@@ -353,22 +373,41 @@ class ArchiveFolder(StudiesFolder):
             for series in image.image.info.get(_CHANNELS, [])
             if series is not None
         }
+        failures = 0
         for series in self.archive.search(SEG):
-            uid = series.SeriesInstanceUID
-            if uid in known:
+            if series.SeriesInstanceUID in known:
                 continue
+            failures = 0 if self._look_at(series, of_channel) else failures + 1
+            if failures == MOST_FAILURES:
+                raise ArchiveError(f"the archive {self.archive.url} does not give its segmentations")
+
+    def _look_at(self, series: Series, of_channel: Mapping[str, str]) -> bool:
+        """Take a segmentation if it is a label, and remember what it was; False if it must be asked for again."""
+        uid = series.SeriesInstanceUID
+        image_id: str | None = None
+        try:
             headers = self.archive.metadata(series)
             image_id = of_channel.get(referenced_series(headers[0])) if headers else None
             if image_id is None:
                 self._elsewhere.add(uid)
-                continue
-            try:
-                taken = self._take(series, image_id)
-            except (LabelError, ImageError) as error:
-                logger.warning("segmentation %s of %s is no label: %s", uid, image_id, error)
-                self._remember(image_id, uid, reason(error))
-            else:
-                self._remember(image_id, uid, "taken" if taken else "older than the label that is there")
+                return True
+            words = "taken" if self._take(series, image_id) else "older than the label that is there"
+        except (OSError, SQLAlchemyError) as error:  # the archive's, or this machine's
+            # What fails again and again is said once.
+            logger.log(
+                logging.DEBUG if uid in self._later else logging.WARNING,
+                *("segmentation %s cannot be taken now: %s", uid, reason(error)),
+            )
+            self._later.add(uid)
+            return False
+        except Exception as error:  # whatever is wrong with this one, the others must be looked at
+            logger.warning("segmentation %s of %s is no label: %s", uid, image_id or "an unknown image", reason(error))
+            words = reason(error)
+        if image_id is None:
+            self._elsewhere.add(uid)
+        else:
+            self._remember(image_id, uid, words)
+        return True
 
     def _take(self, series: Series, image_id: str) -> bool:
         """Take a segmentation that somebody else has stored; False if the label that is there is newer."""
@@ -390,12 +429,14 @@ class ArchiveFolder(StudiesFolder):
             info = {
                 "label_info": segments,
                 "client_id": creator or "archive",
+                "source": "the archive",
                 STATE: {"state": STORED, "series": series.SeriesInstanceUID},
             }
             accepted = self._rule(file, image, info, Path(folder))
             self.store_label(image_id, accepted.file, FINAL, {**info, **accepted.about})
         logger.info("%s was labelled in the archive by %s", image_id, info["client_id"])
-        self._on_change({image_id: True})
+        with self._mutex:
+            self._on_change({image_id: True})
         return True
 
     def _remember(self, image_id: str, series: str, what: str) -> None:

@@ -5,6 +5,7 @@ import sqlalchemy as sa
 
 from strategies.answers import AnswerError, Answers
 from strategies.catalogue import CATALOGUE
+from strategies.reconciliation import ImageState, Label
 from strategies.store import Event
 from tests.strategies.conftest import score
 
@@ -83,7 +84,7 @@ def test_an_undone_label_gives_the_image_back_to_the_same_reader(answers, rounds
     current = rounds.next_image(FIRST, "ann").image_id
     clock.advance(1)
     again = answers.undo("ann")
-    assert (again.image_id, again.rank) == (second, 2)
+    assert (again.image_id, again.assignment.rank) == (second, 2)
     assert store.image_ids(labelled=True) == [first]
     assert rounds.next_image(FIRST, "ann").image_id == second
     assert rounds.next_image(FIRST, "bob").image_id == current
@@ -133,6 +134,75 @@ def test_an_undo_after_an_expired_lease_and_a_new_model_still_works(answers, rou
     again = answers.undo("ann")
     assert again.image_id == image
     assert rounds.next_image(CATALOGUE["dropout_variance"], "ann").image_id == image
+
+
+def test_an_undo_sent_again_takes_back_nothing_more(answers, rounds, store, clock):
+    first, second, third = (grade(rounds, "ann") for _ in range(3))
+    assert answers.undo("ann", "u1").image_id == third
+    again = answers.undo("ann", "u1")
+    assert (again.image_id, again.event, again.assignment.image_id) == (third, "labelled", third)
+    assert store.image_ids(labelled=True) == [first, second]
+    clock.advance(1)
+    assert answers.undo("ann", "u2").image_id == second
+    assert rounds.next_image(FIRST, "ann").image_id == second  # and gives up the third
+    assert rounds.next_image(FIRST, "bob").image_id == third
+    assert answers.undo("ann", "u1").assignment is None
+    assert len(events(store, "undone")) == 2
+
+
+def test_ids_of_undos_are_a_reader_s_own(answers, rounds, store):
+    mine, theirs = grade(rounds, "ann"), grade(rounds, "bob")
+    assert answers.undo("ann", "u").image_id == mine
+    assert answers.undo("bob", "u").image_id == theirs
+    assert store.labelled_count() == 0
+
+
+def lose_label(rounds, image: str) -> None:
+    """Somebody has removed the label in the datastore."""
+    rounds.note([ImageState(image)])
+
+
+def test_an_undo_goes_on_when_the_label_is_gone_already(answers, rounds, store):
+    image = grade(rounds, "ann")
+    lose_label(rounds, image)
+    undone = answers.undo("ann")
+    assert (undone.image_id, undone.taken_back, undone.assignment.image_id) == (image, None, image)
+    assert rounds.next_image(FIRST, "ann").image_id == image
+
+
+def test_an_undo_takes_no_image_from_another_reader_until_their_lease_ends(answers, rounds, clock):
+    image = grade(rounds, "ann")
+    lose_label(rounds, image)
+    assert rounds.next_image(FIRST, "bob").image_id == image
+    with pytest.raises(AnswerError, match=f"{image} is held by bob"):
+        answers.undo("ann")
+    assert rounds.next_image(FIRST, "bob").image_id == image
+    clock.advance(31)
+    assert answers.undo("ann").assignment.image_id == image
+    assert rounds.next_image(FIRST, "bob").image_id != image
+
+
+def test_an_undo_of_an_image_that_has_left_the_pool_is_refused(answers, rounds):
+    image = grade(rounds, "ann")
+    rounds.note([ImageState(image, present=False)])
+    with pytest.raises(AnswerError, match=f"{image} is no longer there"):
+        answers.undo("ann")
+
+
+def test_a_label_that_was_taken_back_and_is_still_there_is_removed_and_not_noted_again(answers, rounds, store):
+    image = rounds.next_image(FIRST, "ann").image_id
+    state = ImageState(image, label=Label("r1", "ann"))
+    rounds.note([state])
+    assert answers.undo("ann", "u").taken_back == "r1"
+    assert answers.undo("ann", "u").taken_back == "r1"  # killed before the file was removed, and asked again
+    assert rounds.note([state]).taken_back == {image: "r1"}  # what the next start finds
+    assert store.labelled_count() == 0
+    assert len(events(store, "labelled")) == 1
+    lose_label(rounds, image)
+    assert answers.undo("ann", "u").taken_back is None
+    rounds.note([state])  # the same label put back by hand
+    assert store.labelled_count() == 1
+    assert len(events(store, "labelled")) == 2
 
 
 def test_an_answer_sent_twice_is_taken_once(rounds, store, pool):

@@ -1,5 +1,6 @@
 """An archive as a datastore: what is fetched, what is sent, and what happens while it is away."""
 
+import hashlib
 import io
 import threading
 import time
@@ -376,3 +377,102 @@ def test_images_cannot_be_added_or_removed_here(open_folder, tmp_path):
         folder.remove_image(folder.list_images()[0])
     with pytest.raises(LabelError, match="empty"):
         folder.save_label(folder.list_images()[0], draw(folder, folder.list_images()[0], tmp_path, 0), "final", {})
+
+
+def test_a_series_that_is_fetched_again_has_the_same_bytes_and_the_same_checksum(archive, open_folder):
+    folder = open_folder()
+    folder.compute_checksums()
+    first = folder.list_images()[0]
+    assert "checksum" not in folder.get_image_info(first)
+    file = Path(folder.get_image_uri(first))
+    wait(lambda: "checksum" in folder.get_image_info(first))
+    content, checksum = file.read_bytes(), folder.get_image_info(first)["checksum"]
+    assert checksum == f"SHA256:{hashlib.sha256(content).hexdigest()}"
+    file.unlink()
+    assert "checksum" not in folder.get_image_info(first)
+    time.sleep(1.1)  # gzip's header has seconds
+    archive.instances[first].reverse()  # archives send instances in any order
+    folder.get_image_uri(first)
+    wait(lambda: "checksum" in folder.get_image_info(first))
+    assert folder.get_image_info(first)["checksum"] == checksum
+    assert file.read_bytes() == content
+
+
+def odd(archive, image_id: str, **attributes) -> str:
+    """A segmentation of an image that only looks like one."""
+    seg = pydicom.Dataset()
+    seg.Modality, seg.SeriesInstanceUID, seg.StudyInstanceUID = "SEG", generate_uid(), generate_uid()
+    reference = pydicom.Dataset()
+    reference.SeriesInstanceUID = image_id
+    seg.ReferencedSeriesSequence = [reference]
+    for name, value in attributes.items():
+        setattr(seg, name, value)
+    archive.instances[str(seg.SeriesInstanceUID)] = [seg]
+    return str(seg.SeriesInstanceUID)
+
+
+def test_whatever_is_wrong_with_one_segmentation_is_said_once_and_the_others_are_taken(archive, open_folder, caplog):
+    first, second, third = sorted(archive.instances)
+    folder = open_folder()
+    bad = [
+        odd(archive, first),
+        odd(archive, first, ContentDate="nonsense", Rows="x" * 5),
+        odd(archive, first, ReferencedSeriesSequence=[]),
+        odd(archive, first, SegmentSequence=[pydicom.Dataset()], PixelData=b"1", Rows=1, Columns=1),
+        odd(archive, first, ContentDate="20300101", ContentTime="250000"),
+    ]
+    foreign(archive, folder, second)
+    foreign(archive, folder, third)
+    retrieve = archive.retrieve
+
+    def fails(series):
+        if series.SeriesInstanceUID == bad[0]:
+            raise MemoryError("far too large")
+        return retrieve(series)
+
+    archive.retrieve = fails
+    folder.refresh()
+    assert sorted(folder.get_labeled_images()) == [second, third]
+    said = [uid for uid in bad if uid in caplog.text]
+    assert set(bad) - set(said) <= {bad[2]}  # that one belongs to no image
+    caplog.clear()
+    folder.refresh()
+    assert not [uid for uid in bad if uid in caplog.text]
+
+
+def test_a_segmentation_that_the_archive_does_not_give_now_is_asked_for_again(archive, open_folder, caplog):
+    first, second, _ = sorted(archive.instances)
+    folder = open_folder()
+    late, _ = foreign(archive, folder, first), foreign(archive, folder, second)
+    retrieve = archive.retrieve
+
+    def fails(series):
+        if series.SeriesInstanceUID == late:
+            raise ArchiveError("the archive answers 500")
+        return retrieve(series)
+
+    archive.retrieve = fails
+    for _ in range(3):
+        folder.refresh()
+    assert folder.get_labeled_images() == [second]
+    assert caplog.text.count("cannot be taken now") == 1
+    archive.retrieve = retrieve
+    folder.refresh()
+    assert sorted(folder.get_labeled_images()) == [first, second]
+
+
+def test_an_archive_that_gives_no_segmentation_at_all_is_not_asked_for_every_one(archive, open_folder):
+    folder = open_folder()
+    for image in sorted(archive.instances):
+        for _ in range(3):
+            foreign(archive, folder, image)
+    asked = []
+
+    def fails(series):
+        asked.append(series)
+        raise ArchiveError("the archive is slow")
+
+    archive.metadata = fails
+    with pytest.raises(ArchiveError, match="does not give its segmentations"):
+        folder.refresh()
+    assert len(asked) == archive_module.MOST_FAILURES
