@@ -92,7 +92,7 @@ def test_a_diverged_member_is_left_out_and_a_training_without_members_fails(regi
     assert "not finite" in stats["failed_members"]["2"]
     before = registry.store.current_model(COMMITTEE).version
     with pytest.raises(RuntimeError, match="not finite"):
-        task({**diverging, "learning_rates": "10"}, datastore)
+        task({**diverging, "learning_rates": "10", "iterations_per_epoch": 80}, datastore)
     assert registry.store.current_model(COMMITTEE).version == before
 
 
