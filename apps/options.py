@@ -27,7 +27,7 @@ class Options:
     Attributes:
         strategy: query strategy preselected in the viewers; empty is the app's default.
         batch_size: images per round.
-        train_after: new labels after which training starts; 0 is ``batch_size``.
+        train_after: labels given, replaced or removed after which training starts; 0 is ``batch_size``.
         lease_minutes: how long an image is promised to one annotator.
         seed: makes every random choice reproducible.
         preset: hyper-parameters; empty is the best for this machine.

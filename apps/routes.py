@@ -107,7 +107,7 @@ def save_label(
     app_instance().store.check_writable()  # else the label would be stored and not be noted
     if settings.MONAI_LABEL_AUTH_ENABLE:
         info["client_id"] = user.username
-    model = app_instance().store.current_model(str(info.get("model") or ""))
+    model = app_instance().registry.current(str(info.get("model") or ""))
     if model is not None:
         info.setdefault("model_version", model.version)
     return dict(datastore.save_label(background_tasks, image, json.dumps(info), tag, label, user.username))

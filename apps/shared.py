@@ -398,6 +398,7 @@ class ActiveLearningApp:
         accept_tokens()
         new_owner()  # the jobs are this server's
         self.registry.tidy()
+        self.registry.problems()  # no request has to wait until the checkpoints are read
         from monailabel.app import app as server
 
         protect(server, [*ROUTERS, *SIGN_IN, *self.routers], self.access, self.options.max_upload_mb << 20)

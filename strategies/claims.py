@@ -23,9 +23,9 @@ SCORING = "scoring"
 """Kinds of work."""
 OWNER = "ACTIVE_LEARNING_OWNER"
 """Environment variable that tells the jobs of a server whose jobs they are."""
-LAPSE_SECONDS = 60.0
+LAPSE_SECONDS = 30.0
 """A claim that was not renewed for so long is nobody's: its server was killed."""
-_RENEW_SECONDS = 10.0
+_RENEW_SECONDS = 5.0
 
 
 def new_owner() -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from strategies.catalogue import CATALOGUE
-from strategies.claims import SCORING, TRAIN
+from strategies.claims import LAPSE_SECONDS, SCORING, TRAIN
 from strategies.rounds import Rounds
 from strategies.store import ImageRecord, Training, now
 from tasks.loop import RECORDS, ActiveLearningLoop
@@ -379,7 +379,7 @@ def test_two_servers_do_not_start_the_same_training(server, tmp_path, monkeypatc
             other.kill()
             other.wait()
             assert server.work() == []  # nobody knows yet
-            monkeypatch.setattr(server.loop.claims, "clock", lambda: now() + dt.timedelta(seconds=61))
+            monkeypatch.setattr(server.loop.claims, "clock", lambda: now() + dt.timedelta(seconds=LAPSE_SECONDS + 1))
             assert server.work() == [(TRAIN, SINGLE), (SCORING, RECORDS)]
         else:
             other.stdin.write("go on\n")

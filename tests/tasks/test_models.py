@@ -39,17 +39,27 @@ def test_the_version_is_a_hash_of_the_content(registry):
     assert registry.store.current_model(SINGLE).version == other
 
 
-def test_a_kill_before_the_row_leaves_the_old_model(registry, monkeypatch):
-    old = registry.publish(SINGLE, checkpoint(0), 1, {})
+@pytest.mark.parametrize("place", ["os.fsync", "Path.replace", "add_model", "Path.unlink"])
+def test_a_kill_anywhere_in_publishing_leaves_a_good_model_and_the_next_publishing_mends_the_rest(
+    registry, monkeypatch, place
+):
+    versions = [registry.publish(SINGLE, checkpoint(seed), 1, {}) for seed in range(3)]
 
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(registry.store, "add_model", killed)
-    with pytest.raises(KeyboardInterrupt):
-        registry.publish(SINGLE, checkpoint(1), 2, {})
-    assert registry.store.current_model(SINGLE).version == old
-    assert registry.load(SINGLE) is not None
+    owner = {"os.fsync": os, "add_model": registry.store}.get(place, Path)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, place.split(".")[-1], killed)
+        with pytest.raises(KeyboardInterrupt):
+            registry.publish(SINGLE, checkpoint(3), 2, {})
+    published = place == "Path.unlink"  # the row was there before the oldest file was to go
+    assert (registry.current(SINGLE).version == versions[-1]) != published
+    assert (registry.load(SINGLE) is not None, registry.problems()) == (True, {})
+    version = registry.publish(SINGLE, checkpoint(3), 2, {})
+    registry.publish(SINGLE, checkpoint(4), 2, {})
+    assert registry.store.models(SINGLE)[1].version == version
+    assert len(list(registry.folder.glob("*.pt"))) == 3
 
 
 def test_old_checkpoints_go_and_the_current_one_of_every_name_stays(registry):

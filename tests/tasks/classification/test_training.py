@@ -9,6 +9,8 @@ import pytest
 import torch
 import torchvision
 
+from strategies.rounds import Rounds
+from strategies.schema import LabelNames
 from tasks.classification.datastore import GradedFolder
 from tasks.classification.models import CLASSIFIER, COMMITTEE
 from tasks.classification.presets import PRESETS
@@ -21,9 +23,9 @@ from tests.tasks.classification.conftest import CLASSES, QUICK
 RATES = {**QUICK, "learning_rates": "0.01,0.001,0.0001"}
 
 
-def trainer(registry, committee: bool = False, **options) -> ClassifierTrainTask:
+def trainer(registry, committee: bool = False, classes=CLASSES, **options) -> ClassifierTrainTask:
     name = COMMITTEE if committee else CLASSIFIER
-    return ClassifierTrainTask(name, "test", registry, PRESETS["small"], CLASSES, committee=committee, **options)
+    return ClassifierTrainTask(name, "test", registry, PRESETS["small"], classes, committee=committee, **options)
 
 
 def test_the_papers_presets():
@@ -90,7 +92,7 @@ def test_a_diverged_member_is_left_out_and_a_training_without_members_fails(regi
     assert "not finite" in stats["failed_members"]["2"]
     before = registry.store.current_model(COMMITTEE).version
     with pytest.raises(RuntimeError, match="not finite"):
-        task({**diverging, "learning_rates": "10"}, datastore)
+        task({**diverging, "learning_rates": "10", "iterations_per_epoch": 80}, datastore)
     assert registry.store.current_model(COMMITTEE).version == before
 
 
@@ -196,3 +198,38 @@ def test_viewers_see_the_options_that_count(registry):
     assert "learning_rates" not in single
     assert committee["learning_rates"] == "0.003,0.0015,0.0005"
     assert "learning_rate" not in committee
+
+
+def test_grades_of_before_a_class_was_added_say_nothing_about_it(registry, datastore, truth, monkeypatch):
+    """Their loss does not depend on the new class's output; they do not validate."""
+    names, store, classes = LabelNames(registry.store), registry.store, (*CLASSES, "ring")
+    names.declare(CLASSES, first_value=0)
+    store.sync_images(datastore.labelled())
+    names.declare(classes, first_value=0, add=True)
+    stats = trainer(registry, classes=classes)(dict(QUICK), datastore)
+    assert registry.load(CLASSIFIER).labels == list(CLASSES)
+    assert stats["partial_labels"] == 0
+
+    old, new = list(truth)[:8], list(truth)[8:12]
+    for image_id in new:
+        Rounds(store, 4).take_label(image_id, "ann")
+    task = trainer(registry, classes=classes)
+    seen = []
+    loss_function = task.loss_function
+
+    class Spy(torch.nn.Module):
+        def __init__(self, loss) -> None:
+            super().__init__()
+            self.loss = loss
+
+        def forward(self, logits, label):
+            seen.extend(logits.detach().softmax(1)[:, 2].tolist())
+            return self.loss(logits, label)
+
+    monkeypatch.setattr(task, "loss_function", lambda context: Spy(loss_function(context)))
+    stats = task({**QUICK, "iterations_per_epoch": 6}, datastore)
+    assert registry.load(CLASSIFIER).labels == list(classes)
+    assert stats["partial_labels"] == len(old)
+    assert min(seen) == 0 < max(seen)
+    items = task.gather(datastore, PRESETS["small"], 0)[0]
+    assert {item["id"] for item in items if item["known"] == 2} == set(old)

@@ -298,6 +298,25 @@ def test_files_that_others_put_there_are_followed_and_its_own_are_not_looked_for
         datastore.close()
 
 
+def test_a_label_that_others_write_anew_in_its_place_is_told_and_its_own_are_not(folder):
+    told = []
+    datastore = StudiesFolder(str(folder), on_change=told.append, auto_reload=True)
+    try:
+        for name, client in (("image0", "ann"), ("image1", "bob")):
+            datastore.save_label(name, str(label(folder)), "final", {"client_id": client})
+        datastore.save_label("image1", str(label(folder, b"again")), "final", {"client_id": "bob"})
+        stamps = datastore.label_stamps()
+        (folder / "labels" / "final" / "image0.nii.gz").write_bytes(b"by hand")
+        wait(lambda: told)
+        datastore.refresh()
+        assert told == [{"image0": True}]
+        assert {name for name, stamp in datastore.label_stamps().items() if stamps[name] != stamp} == {"image0"}
+        assert "client_id" not in datastore.get_label_info("image0", "final")
+        assert reopened(datastore).get_label_info("image1", "final")["client_id"] == "bob"
+    finally:
+        datastore.close()
+
+
 def wait(condition, seconds: float = 10) -> None:
     end = time.monotonic() + seconds
     while not condition():

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 
+from strategies.schema import LabelNames
 from tasks.files import ImageError
 from tasks.groups import Grouping
 from tasks.image_segmentation.presets import PRESETS
@@ -194,3 +195,20 @@ def test_images_of_any_size_train_together(registry, datastore, tmp_path):
 
 def test_the_trainer_survives_being_sent_to_another_process(registry):
     assert pickle.loads(pickle.dumps(trainer(registry))).name == SINGLE
+
+
+def test_masks_of_a_model_that_does_not_know_the_last_name_are_trained_on_for_the_others(registry, datastore):
+    store = registry.store
+    names = LabelNames(store)
+    names.declare(["lesion"])
+    names.declare(["lesion", "vessel"], add=True)
+    store.sync_images(datastore.labelled())
+    store.add_model(SINGLE, "v", "gone.pt", 8, {"labels": 1})
+    give_pseudo_labels(datastore, ["p4_08"])
+    preset = PRESETS["small"].with_options({"pseudo_weight": 1.0})
+    task = ImageTrainTask(SINGLE, "test", registry, preset, ("lesion", "vessel"))
+    items, extra = task.gather(datastore, preset, 0)
+    assert {item["known"] for item in items} == {2}
+    assert [(item["id"], item["known"]) for item in extra] == [("p4_08", 1)]
+    store.add_model(SINGLE, "v", "gone.pt", 8, {"labels": 2})
+    assert [item["known"] for item in task.gather(datastore, preset, 0)[1]] == [2]
