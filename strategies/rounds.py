@@ -5,10 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import threading
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -16,7 +14,7 @@ from sqlalchemy import orm
 from strategies.catalogue import QueryStrategy
 from strategies.planning import Plan, Planner, Plans, has_round, next_number
 from strategies.pools import open_rounds, waiting
-from strategies.reconciliation import ImageState, Label, Noted, reconcile, remaining_images
+from strategies.reconciliation import ImageState, Noted, reconcile, remaining_images
 from strategies.store import Event, Image, Lease, PseudoLabel, Round, RoundImage, Store, now, serving_version
 
 logger = logging.getLogger(__name__)
@@ -179,22 +177,6 @@ class Rounds:
             for image_id in noted.gone:
                 plan.lose(image_id)
         return noted
-
-    def take_label(self, image_id: str, client_id: str | None = None, details: Mapping[str, Any] | None = None) -> str:
-        """Note that an image has its final label: its lease ends, and rounds with no image left are closed.
-
-        Args:
-            image_id: id in the datastore.
-            client_id: the annotator; default is whoever holds the lease.
-            details: anything worth keeping in the history; a repeated ``answer_id`` for the same image is
-                noted once, so a client that has got no reply may send its answer again.
-            stamp: of the label's file: a file that was noted before is not a change.
-
-        Returns:
-            The annotator noted in the history, empty if unknown.
-        """
-        label = Label(uuid.uuid4().hex, client_id or "", details or {})
-        return self.note([ImageState(image_id, label=label)]).annotators[image_id]
 
     def open_scored(self, strategy: QueryStrategy) -> None:
         """Open the strategy's first round under the serving model version, unless a request has done so already."""

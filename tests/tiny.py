@@ -1,10 +1,14 @@
 """Tiny volumes and hyper-parameters with which a training takes about a second."""
 
+import uuid
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
+from strategies.reconciliation import ImageState, Label
+from strategies.rounds import Rounds
+from strategies.store import Image
 from tasks.datastore.folder import StudiesFolder
 
 QUICK = {
@@ -28,3 +32,15 @@ def write_volume(path: Path, array: np.ndarray) -> Path:
 def label_image(datastore: StudiesFolder, image_id: str, file: Path | None = None) -> str:
     oracle = Path(datastore.get_image_uri(image_id)).parents[1] / "oracle" / f"{image_id}.nii.gz"
     return datastore.save_label(image_id, str(file or oracle), "final", {"client_id": "ann"})
+
+
+def take_label(
+    rounds: Rounds, image_id: str, client_id: str | None = None, details: dict | None = None, stamp: str | None = None
+) -> str:
+    """What the server does once the datastore has a new final label; returns its annotator."""
+    with rounds.store.reading() as session:
+        image = session.get(Image, image_id)
+    if image is not None and (image.labelled or image.reopened) and image.label_ref is None:
+        rounds.note([ImageState(image_id, label=Label("the one before"))])
+    label = Label(uuid.uuid4().hex, client_id or "", details or {}, stamp)
+    return rounds.note([ImageState(image_id, label=label)]).annotators[image_id]

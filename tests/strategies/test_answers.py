@@ -8,6 +8,7 @@ from strategies.catalogue import CATALOGUE
 from strategies.reconciliation import ImageState, Label
 from strategies.store import Event
 from tests.strategies.conftest import score
+from tests.tiny import take_label
 
 RANDOM, FIRST = CATALOGUE["random"], CATALOGUE["first"]
 
@@ -19,7 +20,7 @@ def answers(rounds, pool) -> Answers:
 
 def grade(rounds, client: str, label: str = "HGG", strategy=FIRST, **details) -> str:
     image = rounds.next_image(strategy, client).image_id
-    rounds.take_label(image, client, {"label": label, **details})
+    take_label(rounds, image, client, {"label": label, **details})
     return image
 
 
@@ -51,7 +52,7 @@ def test_a_skip_sent_twice_is_one_skip(answers, rounds, store):
 def test_a_label_ends_a_skip(answers, rounds, store):
     image = rounds.next_image(FIRST, "ann").image_id
     answers.skip(image, "ann", "unsure")
-    rounds.take_label(image, "bob")
+    take_label(rounds, image, "bob")
     assert answers.skipped() == []
     assert store.labelled_count() == 1
 
@@ -69,7 +70,7 @@ def test_images_of_others_labelled_or_unknown_cannot_be_skipped(answers, rounds)
     held = rounds.next_image(FIRST, "ann").image_id
     with pytest.raises(AnswerError, match="is held by ann"):
         answers.skip(held, "bob", "unsure")
-    rounds.take_label(held, "ann")
+    take_label(rounds, held, "ann")
     with pytest.raises(AnswerError, match="is labelled already"):
         answers.skip(held, "ann", "unsure")
     with pytest.raises(AnswerError, match="there is no image 'nonsense'"):
@@ -120,7 +121,7 @@ def test_undo_reopens_a_completed_round(answers, rounds):
 
 def test_an_image_that_somebody_else_has_answered_since_is_left_alone(answers, rounds):
     image = grade(rounds, "ann")
-    rounds.take_label(image, "bob", {"label": "LGG"})
+    take_label(rounds, image, "bob", {"label": "LGG"})
     with pytest.raises(AnswerError, match=f"{image} was labelled by bob since"):
         answers.undo("ann")
     with pytest.raises(AnswerError, match="nothing to undo"):
@@ -207,9 +208,9 @@ def test_a_label_that_was_taken_back_and_is_still_there_is_removed_and_not_noted
 
 def test_an_answer_sent_twice_is_taken_once(rounds, store, pool):
     image = grade(rounds, "ann", answer_id="abc")
-    rounds.take_label(image, "ann", {"label": "HGG", "answer_id": "abc"})
+    take_label(rounds, image, "ann", {"label": "HGG", "answer_id": "abc"})
     assert len(events(store, "labelled")) == 1
-    rounds.take_label(image, "ann", {"label": "LGG", "answer_id": "def"})
+    take_label(rounds, image, "ann", {"label": "LGG", "answer_id": "def"})
     assert len(events(store, "labelled")) == 2
 
 

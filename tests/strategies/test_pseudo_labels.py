@@ -7,6 +7,7 @@ from strategies.catalogue import CATALOGUE
 from strategies.pseudo_labels import PseudoLabels
 from strategies.rounds import Rounds
 from strategies.store import ImageRecord, Store
+from tests.tiny import take_label
 
 CEAL = CATALOGUE["ceal"]
 IDS = [f"image{i:03d}" for i in range(100)]
@@ -38,7 +39,7 @@ def label_round(rounds: Rounds, strategy: str = "ceal") -> list:
     given = []
     for _ in range(10):
         given.append(rounds.next_image(CATALOGUE[strategy], "ann"))
-        rounds.take_label(given[-1].image_id, "ann")
+        take_label(rounds, given[-1].image_id, "ann")
     return given
 
 
@@ -126,7 +127,7 @@ def test_an_image_that_a_person_labels_loses_its_pseudo_label_and_is_compared_on
     rounds.open_scored(CEAL)
     first, *rest = make(labels)
     assert labels.to_compare() == []
-    rounds.take_label(first, "ann")
+    take_label(rounds, first, "ann")
     assert sorted(labels.current()) == sorted(rest)
     (pseudo,) = labels.to_compare()
     assert pseudo.image_id == first
@@ -143,7 +144,7 @@ def test_an_image_labelled_before_its_turn_is_not_due_any_more(store, rounds, la
     score(store, "v1")
     rounds.open_scored(CEAL)
     due = [pseudo.image_id for pseudo in labels.due()]
-    rounds.take_label(due[0], "ann")
+    take_label(rounds, due[0], "ann")
     assert [pseudo.image_id for pseudo in labels.due()] == due[1:]
     assert make(labels) == due[1:]
     assert sorted(labels.current()) == sorted(due[1:])
@@ -158,7 +159,7 @@ def test_a_replaced_pseudo_label_is_compared_by_its_newest_version_only(store, r
     rounds.open_scored(CEAL)
     second = make(labels)
     both = next(name for name in first if name in second)
-    rounds.take_label(both, "ann")
+    take_label(rounds, both, "ann")
     (pseudo,) = labels.to_compare()
     assert pseudo.model_version == "v2"
     labels.compared(pseudo, {})

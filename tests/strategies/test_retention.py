@@ -14,6 +14,7 @@ from strategies.retention import CHUNK, Retention, delete_history
 from strategies.rounds import Rounds
 from strategies.store import Event, ImageRecord, PseudoLabel, Record, Round, RoundImage
 from tests.strategies.conftest import score
+from tests.tiny import take_label
 
 RANDOM = CATALOGUE["random"]
 
@@ -71,14 +72,14 @@ def test_nothing_of_the_records_goes_while_a_scoring_pass_runs(store):
 def test_places_that_nobody_was_given_go_with_their_round_and_the_last_answer_can_still_be_undone(store, pool, clock):
     rounds = Rounds(store, 4, 30, 0, clock)
     given = rounds.next_image(RANDOM, "ann")
-    rounds.take_label(given.image_id, "ann")
+    take_label(rounds, given.image_id, "ann")
     held = rounds.next_image(RANDOM, "bob")
     assert tidy(store) == []  # the round is open
     score(store, pool)
     rounds.next_image(RANDOM, "eve")  # closes it
     assert tidy(store) == [2]
     assert count(store, RoundImage, RoundImage.round_id == 1) == 2
-    undone = Answers(rounds).undo("ann")
+    undone = Answers(rounds).undo("ann").assignment
     assert (undone.image_id, undone.round, undone.rank) == (given.image_id, 1, given.rank)
     assert held.image_id != given.image_id
     assert {row["round"] for row in store.history()} == {1, 2}

@@ -8,9 +8,11 @@ import sqlalchemy as sa
 
 from strategies.answers import Answers
 from strategies.catalogue import CATALOGUE
+from strategies.reconciliation import ImageState, Label
 from strategies.rounds import Rounds
 from strategies.schema import LabelNames
 from strategies.store import Image, Store
+from tests.tiny import take_label
 
 STORES = Path(__file__).parent / "stores"
 
@@ -28,8 +30,8 @@ def test_given_replaced_removed_and_undone_labels_get_a_revision_and_nothing_els
     assert store.label_revision() == 0
 
     steps = (
-        lambda: rounds.take_label(pool[0], "ann"),
-        lambda: rounds.take_label(pool[0], "bob"),
+        lambda: take_label(rounds, pool[0], "ann"),
+        lambda: take_label(rounds, pool[0], "bob"),
         lambda: store.change_images({pool[1]: True}),
         lambda: store.change_images({pool[1]: False}),
         lambda: Answers(rounds).undo("bob"),
@@ -48,25 +50,25 @@ def test_given_replaced_removed_and_undone_labels_get_a_revision_and_nothing_els
     assert store.label_revision() == before
 
 
-def test_a_label_file_that_was_noted_is_no_change_and_one_that_changed_meanwhile_is(store, pool, rounds):
-    rounds.take_label(pool[0], "ann", stamp="10:1")
-    store.change_images({pool[1]: True})
+def test_a_label_that_was_noted_is_no_change_when_it_is_told_again(store, pool, rounds):
+    told = [ImageState(pool[0], label=Label("one", "ann", {}, "10:1"))]
+    rounds.note(told)
     before = store.label_revision()
-    assert store.follow_labels({pool[0]: "10:1", pool[1]: "20:1"}) == []  # the second is seen for the first time
-    rounds.take_label(pool[0], "ann", stamp="10:1")
-    assert store.label_revision() == before
-    assert store.follow_labels({pool[0]: "10:2", pool[1]: "20:1"}) == [pool[0]]
+    assert store.label_stamps() == {pool[0]: "10:1"}
+    rounds.note(told)
+    assert (store.label_revision(), changed(store, before)) == (before, set())
+    rounds.note([ImageState(pool[0], label=Label("file:10:2", "", {}, "10:2"))])
     assert changed(store, before) == {pool[0]}
-    assert store.follow_labels({pool[0]: "10:2", pool[1]: "20:1"}) == []
+    assert store.label_stamps() == {pool[0]: "10:2"}
 
 
 def test_a_transaction_that_fails_counts_nothing(store, pool, rounds, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("strategies.rounds.close_finished", fail)
+    monkeypatch.setattr("strategies.reconciliation.close_finished", fail)
     with pytest.raises(OSError, match="disk full"):
-        rounds.take_label(pool[0], "ann")
+        take_label(rounds, pool[0], "ann")
     assert (store.label_revision(), store.labelled_count()) == (0, 0)
 
 
@@ -85,7 +87,7 @@ def test_a_store_of_an_earlier_version_opens_and_knows_what_its_model_has_not_se
     (training,) = old.trainings("segmentation")
     assert (training.model_version, training.label_revision) == ("0123456789abcdef", 4)
     assert changed(old, training.label_revision) == {"image3"}  # the label that came last
-    Rounds(old, 3).take_label("image0", "ann")
+    take_label(Rounds(old, 3), "image0", "ann")
     assert changed(old, training.label_revision) == {"image0", "image3"}
     again = Store(old.location)
     assert [row.label_revision for row in again.trainings()] == [4]

@@ -10,6 +10,7 @@ from strategies.catalogue import CATALOGUE
 from strategies.rounds import Rounds
 from strategies.store import Event, ImageRecord, Store
 from tests.strategies.conftest import score
+from tests.tiny import take_label
 
 VARIANCE, RANDOM, FIRST = CATALOGUE["dropout_variance"], CATALOGUE["random"], CATALOGUE["first"]
 
@@ -31,7 +32,7 @@ def test_a_scored_pool_is_served_in_order_of_score(store, pool, rounds):
         assert given.reason == "scored"
         assert given.score == pytest.approx(1 - pool.index(given.image_id) / 100)
         served.append(given.image_id)
-        rounds.take_label(given.image_id, "ann")
+        take_label(rounds, given.image_id, "ann")
     assert served == pool
     assert rounds.next_image(VARIANCE, "ann") is None
 
@@ -68,7 +69,7 @@ def test_another_strategy_gives_up_the_earlier_lease(store, pool, rounds):
 
 def test_a_label_completes_the_lease_and_the_history_tells(store, pool, rounds):
     given = rounds.next_image(VARIANCE, "ann")
-    assert rounds.take_label(given.image_id) == "ann"
+    assert take_label(rounds, given.image_id) == "ann"
     assert rounds.next_image(VARIANCE, "ann").image_id != given.image_id
     with store.reading() as session:
         events = session.execute(sa.select(Event.event, Event.image_id, Event.client_id).order_by(Event.id)).all()
@@ -76,7 +77,7 @@ def test_a_label_completes_the_lease_and_the_history_tells(store, pool, rounds):
 
 
 def test_a_label_without_lease_counts(store, pool, rounds):
-    rounds.take_label("image05", "bob")
+    take_label(rounds, "image05", "bob")
     assert store.image_ids(labelled=True) == ["image05"]
 
 
@@ -87,7 +88,7 @@ def test_a_finished_round_is_closed_and_the_next_one_opened(store, pool, rounds,
         given = rounds.next_image(VARIANCE, "ann")
         assert given.round == number
         assert rounds.completed_since(start) is (number == 2)
-        rounds.take_label(given.image_id, "ann")
+        take_label(rounds, given.image_id, "ann")
     assert not rounds.completed_since(clock())
 
 
@@ -158,7 +159,7 @@ def ask_and_label(path: Path, name: str, requests: int, queue) -> None:
     for request in range(requests):
         given = rounds.next_image(VARIANCE, f"{name}{request % 5}")
         taken.append((f"{name}{request % 5}", given.image_id))
-        rounds.take_label(given.image_id, f"{name}{request % 5}")
+        take_label(rounds, given.image_id, f"{name}{request % 5}")
     queue.put(taken)
 
 
@@ -202,13 +203,13 @@ def test_a_round_is_ordered_ahead_and_again_once_most_of_it_is_gone(store, pool,
     score(store, pool)
     assert rounds.prepare(VARIANCE)
     assert rounds.is_prepared(VARIANCE)
-    rounds.take_label(pool[0])
+    take_label(rounds, pool[0])
     assert rounds.is_prepared(VARIANCE)
     served = rounds.next_image(VARIANCE, "ann")
     assert (served.image_id, served.round_size) == (pool[1], 3)  # what is left of the plan
     assert rounds.prepare(VARIANCE)
     for name in pool[4:7]:
-        rounds.take_label(name)
+        take_label(rounds, name)
     assert not rounds.is_prepared(VARIANCE)
 
 
@@ -233,7 +234,7 @@ def test_a_spoiled_plan_serves_until_it_is_made_again(store, pool, rounds):
     score(store, pool)
     rounds.prepare(VARIANCE)
     for name in pool[:3]:
-        rounds.take_label(name)
+        take_label(rounds, name)
     assert not rounds.is_prepared(VARIANCE)
     served = rounds.next_image(VARIANCE, "ann")
     assert (served.image_id, served.round_size) == (pool[3], 1)

@@ -3,7 +3,9 @@
 import pytest
 
 from strategies.catalogue import CATALOGUE
+from strategies.reconciliation import ImageState, Label
 from strategies.schema import LabelNames, SchemaError
+from tests.tiny import take_label
 
 FIRST = CATALOGUE["first"]
 
@@ -56,13 +58,13 @@ def test_names_of_a_start_before_anything_was_labelled_may_be_replaced(store, po
 def test_images_labelled_before_a_name_was_added_are_not_annotated_for_it(names, store, pool, rounds):
     assert (names.known_names(), names.not_annotated()) == ({}, {})
     names.declare(["tumor", "edema", "necrosis"], add=True)
-    rounds.take_label(pool[2], "ann")
+    take_label(rounds, pool[2], "ann")
     names.declare(["tumor", "edema", "necrosis", "cyst"], add=True)
     names.declare(["tumor", "edema", "necrosis", "cyst"])
-    rounds.take_label(pool[3], "ann")
+    take_label(rounds, pool[3], "ann")
     assert names.known_names() == {pool[0]: 2, pool[1]: 2, pool[2]: 3}
     assert names.not_annotated() == {"necrosis": pool[:2], "cyst": pool[:3]}
-    rounds.take_label(pool[0], "ann")
+    take_label(rounds, pool[0], "ann")
     store.change_images({pool[1]: None})
     assert names.not_annotated() == {"cyst": pool[2:3]}
     store.change_images({pool[1]: True})  # back as it was
@@ -83,18 +85,20 @@ def test_they_are_given_out_again_until_they_have_a_new_label(names, store, pool
     served = []
     while (given := rounds.next_image(FIRST, "ann")) is not None:
         served.append(given.image_id)
-        rounds.take_label(given.image_id, "ann")
+        take_label(rounds, given.image_id, "ann")
     assert set(pool[:2]) < set(served)
     assert names.not_annotated() == {}
     assert [row["image_id"] for row in store.history() if row["event"] == "reopened"] == pool[:2]
 
 
-def test_a_reopened_image_whose_label_is_removed_or_changed_by_hand_is_reopened_no_more(names, store, pool):
-    store.follow_labels({pool[0]: "1:1", pool[1]: "1:1"})
+def test_a_reopened_image_whose_label_is_removed_or_changed_by_hand_is_reopened_no_more(names, store, rounds, pool):
+    rounds.note([ImageState(image_id, label=Label(f"file:{image_id}")) for image_id in pool[:2]])
     names.declare(["tumor", "edema", "necrosis"], add=True)
     names.reopen("necrosis", "ann")
-    store.change_images({pool[0]: False})
-    assert store.follow_labels({pool[1]: "1:2"}) == [pool[1]]
+    rounds.note([ImageState(image_id, label=Label(f"file:{image_id}")) for image_id in pool[:2]])  # a restart
+    assert store.image_ids(labelled=True) == []
+    noted = rounds.note([ImageState(pool[0]), ImageState(pool[1], label=Label("file:another"))])
+    assert noted.taken_back == {}
     assert (store.image_ids(labelled=True), store.label_count()) == ([pool[1]], 1)
     assert names.not_annotated() == {}
 

@@ -61,7 +61,7 @@ class Server:
     def label(self, count: int, strategy: str = "random") -> None:
         for _ in range(count):
             assignment = self.rounds.next_image(CATALOGUE[strategy], "ann")
-            self.rounds.take_label(assignment.image_id, "ann")
+            take_label(self.rounds, assignment.image_id, "ann")
 
     def work(self) -> list[tuple[str, str]]:
         self.jobs.clear()
@@ -193,7 +193,7 @@ def test_every_look_for_work_settles_first(server):
 
 def correct(server, images) -> None:
     for image_id in images:
-        server.rounds.take_label(image_id, "senior", {"previous": "labels/history/x"})
+        take_label(server.rounds, image_id, "senior", {"previous": "labels/history/x"})
 
 
 def labelled(server) -> list[str]:
@@ -345,6 +345,7 @@ from strategies.store import Store
 from tasks.loop import ActiveLearningLoop
 from tasks.segmentation.models import SINGLE, segmentation_models
 from tests.tasks.test_loop import publish
+from tests.tiny import take_label
 folder = Path(sys.argv[1])
 store = Store(folder / "store.sqlite")
 registry = segmentation_models(folder / "models", store)

@@ -19,6 +19,7 @@ from tasks.files import ImageError
 from tasks.groups import Grouping
 from tasks.training import MembersTrainTask, TrainingError
 from tests.tasks.classification.conftest import CLASSES, QUICK
+from tests.tiny import take_label
 
 RATES = {**QUICK, "learning_rates": "0.01,0.001,0.0001"}
 
@@ -212,7 +213,7 @@ def test_grades_of_before_a_class_was_added_say_nothing_about_it(registry, datas
 
     old, new = list(truth)[:8], list(truth)[8:12]
     for image_id in new:
-        Rounds(store, 4).take_label(image_id, "ann")
+        take_label(Rounds(store, 4), image_id, "ann")
     task = trainer(registry, classes=classes)
     seen = []
     loss_function = task.loss_function

@@ -18,6 +18,7 @@ from tasks.image_segmentation.training import ImageTrainTask
 from tasks.segmentation.models import SINGLE
 from tasks.segmentation.records import SCORES
 from tests.tasks.image_segmentation.conftest import QUICK, label
+from tests.tiny import take_label
 
 CEAL = CATALOGUE["ceal"]
 
@@ -120,7 +121,7 @@ def test_a_person_s_label_takes_the_pseudo_label_away_at_once_and_is_compared(lo
     truth = np.asarray(Image.open(tmp_path / "oracle" / f"{name}.png"))
     ours = np.asarray(Image.open(mask_file(loop.folder, name)))
     label(loop.datastore, name)
-    loop.rounds.take_label(name, "ann")
+    take_label(loop.rounds, name, "ann")
     assert name not in loop.settle()
     assert PSEUDO not in loop.datastore.get_labels_by_image_id(name)
     assert not (tmp_path / "studies" / "labels" / PSEUDO / f"{name}.png").exists()
