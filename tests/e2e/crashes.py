@@ -49,7 +49,7 @@ FEW, MANY = 2, 8
 STRATEGIES = ("random", "first")
 VERSION = "0123456789ab"
 START_SECONDS = 30.0
-LONGEST_LIFE = 2.5
+LONGEST_LIFE = 1.6
 MODEL = "spare"
 """A model that no scoring pass uses."""
 
