@@ -201,6 +201,8 @@ def test_requests_without_client_id_share_one_name_per_address_and_unknown_strat
     [
         (["nonsense", "1"], "error: unknown option 'nonsense'; known are strategy, batch_size"),
         (["preset", "huge"], "error: option preset must be one of paper, small, pcdal; got 'huge'"),
+        (["lease_minutes", "inf"], "error: option lease_minutes must be at most 10000000, got inf"),
+        (["store", "/proc/nosuch/store.sqlite"], "error: store '/proc/nosuch/store.sqlite' cannot be opened"),
     ],
 )
 def test_a_wrong_option_stops_the_start_with_one_clear_line(tmp_path, conf, line):
@@ -211,3 +213,17 @@ def test_a_wrong_option_stops_the_start_with_one_clear_line(tmp_path, conf, line
     assert result.returncode != 0
     assert line in result.stderr
     assert "Traceback" not in result.stderr + result.stdout
+
+
+def test_a_studies_folder_that_was_not_there_is_refused_and_an_empty_one_is_served(tmp_path):
+    server = Server(tmp_path / "studis", tmp_path, labels="tumor", preset="small")
+    result = subprocess.run(
+        server.command(), cwd=ROOT, env=server.environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode != 0
+    assert "there is no such folder" in result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    assert not (tmp_path / "studis").exists()
+    (tmp_path / "studies").mkdir()
+    with Server(tmp_path / "studies", tmp_path, labels="tumor", preset="small") as server:
+        assert server.get("/info/").json()["datastore"]["total"] == 0

@@ -53,6 +53,7 @@ _OURS = (REF, "previous", "source")
 """Keys in a label's info that only the datastore sets."""
 
 _FOUND = "file:"
+_BEFORE, _BEGUN = "-before", "-begun"
 _PART = "part-"
 """Names of files that are being written; a kill leaves them, the next start removes them."""
 
@@ -120,6 +121,8 @@ class StudiesFolder(LocalDatastore):
         if self.is_new and not read_only:
             self._take_over(read_stock_index(folder))
         if not read_only:
+            if not self.is_new:
+                self._undo_unfinished()
             self._clear_parts()
             self.rejected.forget_old()
         self._reconcile()
@@ -327,14 +330,16 @@ class StudiesFolder(LocalDatastore):
             folder = self.labels_folder / tag
             folder.mkdir(parents=True, exist_ok=True)
             name = self._filename(image_id, ending)
-            content = {**info, "ts": int(time.time()), "name": name, REF: uuid.uuid4().hex}
+            ref = uuid.uuid4().hex
+            content = {**info, "ts": int(time.time()), "name": name, REF: ref}
+            content.pop("previous", None)
             old = image.labels.get(tag)
             kept = self._keep_version(image_id, tag, old)
             if kept is not None:
                 content["previous"] = str(kept.relative_to(self.folder))
             model = DataModel(ext=ending, info=content)
             try:
-                with self._writing(file, folder / name), self._index.change() as change:
+                with self._writing(file, folder / name, ref=ref), self._index.change() as change:
                     change.put_labels({(image_id, tag): model})
             except BaseException as error:
                 if kept is not None and not isinstance(error, NotPutBackError):
@@ -468,10 +473,14 @@ class StudiesFolder(LocalDatastore):
     # Files
 
     @contextlib.contextmanager
-    def _writing(self, source: Path, target: Path, durable: bool = True) -> Iterator[None]:
-        """Copy a file so that a reader sees the old or the new one, never a part; what fails inside undoes it."""
-        part = _part(target)
-        before = part.with_name(f"{part.name}-before")
+    def _writing(self, source: Path, target: Path, durable: bool = True, ref: str = "") -> Iterator[None]:
+        """Copy a file so that a reader sees the old or the new one, never a part; what fails inside undoes it.
+
+        With a label's name a kill inside is undone at the next start, too.
+        """
+        part = _part(target, ref)
+        before = part.with_name(f"{part.name}{_BEFORE}")
+        begun = part.with_name(f"{part.name}{_BEGUN}")
         try:
             with source.open("rb") as reader, part.open("wb") as writer:
                 shutil.copyfileobj(reader, writer, 1 << 20)
@@ -480,6 +489,9 @@ class StudiesFolder(LocalDatastore):
                     os.fsync(writer.fileno())
             if target.exists():
                 _link(target, before)
+            if ref:
+                with contextlib.suppress(OSError):  # some file systems have no such links
+                    begun.symlink_to(target.name)
             self._ours(target)
             part.replace(target)
             try:
@@ -488,7 +500,9 @@ class StudiesFolder(LocalDatastore):
                 yield
             except BaseException as error:
                 _put_back(before, target, error)
+                begun.unlink(missing_ok=True)
                 raise
+            begun.unlink(missing_ok=True)
             before.unlink(missing_ok=True)
         finally:
             part.unlink(missing_ok=True)
@@ -534,6 +548,17 @@ class StudiesFolder(LocalDatastore):
             kept.unlink(missing_ok=True)
             raise
         return kept
+
+    def _undo_unfinished(self) -> None:
+        """Put back files of labels that a kill has kept from being noted in the index: nobody was told of them."""
+        noted = {label.info.get(REF) for label in self._index.labels().values()}
+        for folder in self._tag_folders().values():
+            for begun in folder.glob(f"{_PART}*{_BEGUN}"):
+                part = begun.with_name(begun.name[: -len(_BEGUN)])
+                if part.name[len(_PART) :] not in noted:
+                    file = folder / begun.readlink()
+                    logger.warning("%s was being stored when the server was killed: it is what it was before", file)
+                    _put_back(part.with_name(f"{part.name}{_BEFORE}"), file, InterruptedError("killed"))
 
     def _clear_parts(self) -> None:
         for folder in (self.folder, *self._tag_folders().values()):
@@ -725,9 +750,9 @@ def is_found(info: Mapping[str, Any]) -> bool:
     return label_ref(info).startswith(_FOUND)
 
 
-def _part(file: Path) -> Path:
+def _part(file: Path, key: str = "") -> Path:
     """Another name in the same folder, for what is not to be seen."""
-    return file.with_name(f"{_PART}{uuid.uuid4().hex}")
+    return file.with_name(f"{_PART}{key or uuid.uuid4().hex}")
 
 
 def _put_back(kept: Path, file: Path, error: BaseException) -> None:

@@ -1,13 +1,17 @@
-"""Kill -9, again and again, in the middle of labels, leases and scores.
+"""Kill -9, again and again, in the middle of labels, leases, undos, scores and publishing.
 
 ``python -m tests.e2e.crashes FOLDER RUNS SEED``. Everything is imported once; each life is a fork that runs MONAI
-Label's server as ``monailabel start_server`` does, with a thread that writes scores into the store as a scoring job
-does. Annotators work over HTTP until the server is killed at a random moment, one time in five while it starts. After
-every start all that was ever acknowledged must be there. Prints what happened as JSON.
+Label's server as ``monailabel start_server`` does, with threads that write scores into the store and publish models as
+jobs do. Annotators work over HTTP until the server is killed at a random moment, one time in five while it starts.
+After every start all that was ever acknowledged must be there, and what had no answer is sent again, as the grading
+page does. Prints what happened as JSON.
 """
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import json
 import os
 import random
@@ -15,6 +19,8 @@ import signal
 import sys
 import threading
 import time
+import uuid
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,12 +28,15 @@ import monailabel.app
 import nibabel
 import numpy as np
 import requests
+import torch
 import uvicorn
 from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
 
 from apps.volume_segmentation import main as app_module
 from strategies.store import ImageRecord, Store
+from tasks.models import Checkpoint
+from tasks.segmentation.networks import Architecture, SplitUNet
 from tests.server import APP, free_port
 
 SHAPE = (5, 4, 3)
@@ -35,16 +44,24 @@ IMAGES = 40
 LABELLED = 12
 """Images that are labelled again and again; the others are leased."""
 READERS = 2
+FEW, MANY = 2, 8
+"""A reader who takes answers back has so many at least and at most; they go up and down between."""
 STRATEGIES = ("random", "first")
 VERSION = "0123456789ab"
 START_SECONDS = 30.0
-LONGEST_LIFE = 0.4
+LONGEST_LIFE = 1.6
+MODEL = "spare"
+"""A model that no scoring pass uses."""
 
 
 def make_studies(folder: Path) -> Path:
     folder.mkdir(parents=True)
     for number in range(IMAGES):
         nibabel.save(nibabel.Nifti1Image(np.full(SHAPE, number, np.float32), np.eye(4)), folder / f"i{number}.nii.gz")
+    for number in range(LABELLED):  # so that nobody else is given them
+        file = folder / "labels" / "final" / f"i{number}.nii"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(label(number))
     return folder
 
 
@@ -71,12 +88,92 @@ class Known:
     leases: int = 0
 
 
+@dataclass
+class Undoer:
+    """A reader who answers and takes answers back, last one first; what had no answer is sent again.
+
+    Attributes:
+        name: of the reader.
+        answers: images that were answered and not taken back, the last one last.
+        holding: the image that is promised to the reader, empty if that may have changed.
+        pending: ``(what, image, id)`` of the request that has no answer yet.
+        labelled: ids of all answers that were acknowledged.
+        undone: ids of all undos that were acknowledged.
+        touched: images that the reader was ever given.
+        downwards: whether the reader takes answers back now.
+    """
+
+    name: str
+    answers: list[str] = field(default_factory=list)
+    holding: str = ""
+    pending: tuple[str, str, str] | None = None
+    labelled: list[str] = field(default_factory=list)
+    undone: list[str] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
+    downwards: bool = False
+
+    def work(self, url: str, others: list[Undoer], lock: threading.Lock, refused: list[str]) -> None:
+        """Answer and undo until the server is gone."""
+        http = requests.Session()
+        try:
+            while True:
+                if self.pending is None:
+                    self.pending = self._next(http, url, others, lock)
+                self._send(http, url, *self.pending)
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+            pass
+        except Exception as error:
+            refused.append(f"{self.name}: {error!r}")
+
+    def _next(
+        self, http: requests.Session, url: str, others: list[Undoer], lock: threading.Lock
+    ) -> tuple[str, str, str]:
+        self.downwards = len(self.answers) > (FEW if self.downwards else MANY)
+        if self.downwards:
+            return "undo", self.answers[-1], uuid.uuid4().hex
+        self.holding = ""
+        given = http.post(f"{url}/activelearning/first", json={"client_id": self.name}, timeout=30)
+        given.raise_for_status()
+        with lock:
+            self.holding = str(given.json().get("id", ""))
+            self.touched.add(self.holding)
+            assert self.holding, f"{self.name} is given nothing"
+            taken = [other.name for other in others if self.holding in (other.holding, *other.answers)]
+            assert not taken, f"{self.holding} is given to {self.name} and {taken}"
+        return "label", self.holding, uuid.uuid4().hex
+
+    def _send(self, http: requests.Session, url: str, what: str, image: str, key: str) -> None:
+        self.holding = ""
+        if what == "undo":
+            answer = http.post(f"{url}/al/undo", json={"client_id": self.name, "undo_id": key}, timeout=30)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["id"] == image, f"{self.name} took back {answer.json()} instead of {image}"
+            assert answer.json()["undone"] == "labelled", answer.json()
+            assert self.answers.pop() == image
+            self.undone.append(key)
+            self.holding = image
+        else:
+            answer = http.put(
+                f"{url}/datastore/label",
+                params={"image": image},
+                files={"label": ("label.nii", label(len(self.labelled)))},
+                data={"params": json.dumps({"client_id": self.name, "answer_id": key})},
+                timeout=30,
+            )
+            assert answer.status_code == 200, answer.text
+            self.answers.append(image)
+            self.labelled.append(key)
+        self.pending = None
+
+
 def serve(studies: Path, port: int, scores: Path) -> None:
     """One life of the server."""
     settings.MONAI_LABEL_APP_DIR, settings.MONAI_LABEL_STUDIES = str(APP), str(studies)
     settings.MONAI_LABEL_APP_CONF = {"labels": "tumor", "preset": "small", "auto_train": "false"}
     sys.argv[1:] = ["--host", "127.0.0.1"]
+    app_instance()  # once: threads that ask for it at the same time would build several
     threading.Thread(target=score, args=(scores,), daemon=True).start()
+    threading.Thread(target=publish, args=(scores.with_name("published"),), daemon=True).start()
     uvicorn.run(monailabel.app.app, host="127.0.0.1", port=port, log_level="error")
 
 
@@ -87,7 +184,20 @@ def score(file: Path) -> None:
     for number in range(acknowledged(file), 10**9):
         store.add_record(ImageRecord(f"s{number}", VERSION, "f", {"bald": 0.5}, {}, None))
         os.write(notes, b"\n")
-        time.sleep(0.002)
+        time.sleep(0.01)
+
+
+def publish(file: Path) -> None:
+    """Models until the end; every line of the file is one that was published."""
+    registry = app_instance().registry
+    notes = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    architecture = Architecture(1, 2, levels=2, first_features=4, norm="instance")
+    state = SplitUNet(architecture).state_dict()
+    for number in range(acknowledged(file), 10**9):
+        weights = {name: torch.full_like(value, number) for name, value in state.items()}
+        registry.publish(MODEL, Checkpoint(architecture, [weights], {"spacing": 0.0}, ["tumor"]), 2, {})
+        os.write(notes, b"\n")
+        time.sleep(0.1)
 
 
 def acknowledged(file: Path) -> int:
@@ -108,9 +218,10 @@ def wait_for_server(url: str, child: int) -> None:
         time.sleep(0.02)
 
 
-def check(url: str, known: Known, studies: Path, scores: Path) -> None:
+def check(url: str, known: Known, undoers: list[Undoer], studies: Path, scores: Path) -> None:
     """Everything acknowledged is there: the label itself, or one that was sent after it."""
     scored = acknowledged(scores)  # the next ones are on their way already
+    check_undoers(url, undoers)
     history = requests.get(f"{url}/al/history", timeout=30).text
     for image, number in known.labelled.items():
         answer = requests.get(f"{url}/datastore/label", params={"label": image, "tag": "final"}, timeout=30)
@@ -120,15 +231,49 @@ def check(url: str, known: Known, studies: Path, scores: Path) -> None:
         assert f"labelled,{image}," in history, f"the history does not tell of {image}"
     status = requests.get(f"{url}/info/", timeout=30).json()["datastore"]
     assert status["total"] == IMAGES, status
-    assert status["completed"] >= len(known.labelled), status
+    answered = {image for undoer in undoers for image in undoer.answers}
+    open_end = {undoer.pending[1] for undoer in undoers if undoer.pending}
+    certain, possible = LABELLED + len(answered - open_end), LABELLED + len(answered | open_end)
+    assert certain <= status["completed"] <= possible, (status, undoers)
     for reader, (image, strategy) in known.leased.items():
-        if image not in known.sent:  # else it may have been labelled by the other one
+        if image not in known.sent and not any(image in undoer.touched for undoer in undoers):
+            # else it may have been labelled by somebody else
             again = requests.post(f"{url}/activelearning/{strategy}", json={"client_id": reader}, timeout=30).json()
             assert again["id"] == image, f"{reader} held {image} and is given {again}"
     assert not list(studies.rglob("part-*")), "half-written files are left"
     store = Store(studies / "active_learning" / "store.sqlite")
     assert len(store.fingerprints(VERSION)) >= scored, "a score is gone"
+    check_models(store, studies / "active_learning" / "models", acknowledged(scores.with_name("published")))
     store.close()
+
+
+def check_undoers(url: str, undoers: list[Undoer]) -> None:
+    """What is answered is labelled, and what was taken back is not, on the disk as in the history."""
+    rows = list(csv.DictReader(io.StringIO(requests.get(f"{url}/al/history", timeout=30).text)))
+    events = Counter((row["event"], json.loads(row["details"] or "{}").get("answer_id")) for row in rows)
+    events += Counter((row["event"], json.loads(row["details"] or "{}").get("undo_id")) for row in rows)
+    assert not [row for row in rows if row["event"] in ("label_removed", "image_removed")]
+    for undoer in undoers:
+        for image in undoer.answers:
+            if undoer.pending is None or undoer.pending[1] != image:
+                answer = requests.get(f"{url}/datastore/label", params={"label": image, "tag": "final"}, timeout=30)
+                assert answer.status_code == 200, f"the label of {image} by {undoer.name} is gone"
+        twice = [key for key in undoer.labelled if events["labelled", key] != 1]
+        twice += [key for key in undoer.undone if events["undone", key] != 1]
+        assert not twice, f"{undoer.name} has no line, or several: {twice}"
+
+
+def check_models(store: Store, folder: Path, published: int) -> None:
+    """The newest model is the one whose publishing was acknowledged last, or a later one, and its file is whole."""
+    rows = store.models(MODEL)
+    assert len(rows) >= published, "a model is gone"
+    while rows:
+        path, newest = folder / rows[0].path, rows[0]
+        content = path.read_bytes() if path.exists() else b""
+        rows = store.models(MODEL)
+        if rows[0].id == newest.id:  # else others were published meanwhile, and its file may have gone
+            assert hashlib.sha256(content).hexdigest().startswith(newest.version), "a model is gone or damaged"
+            break
 
 
 def annotate(url: str, known: Known, reader: str, numbers: list[int], images: list[str]) -> None:
@@ -161,7 +306,9 @@ def annotate(url: str, known: Known, reader: str, numbers: list[int], images: li
         known.refused.append(f"{reader}: {error!r}")
 
 
-def live(life: int, studies: Path, scores: Path, known: Known, rng: random.Random) -> bool:
+def live(
+    life: int, studies: Path, scores: Path, known: Known, undoers: list[Undoer], rng: random.Random, seconds: float
+) -> bool:
     """One start, a check, work, and a kill; whether the server was up before it."""
     port = free_port()
     child = os.fork()
@@ -175,13 +322,18 @@ def live(life: int, studies: Path, scores: Path, known: Known, rng: random.Rando
     try:
         if not early:
             wait_for_server(url, child)
-            check(url, known, studies, scores)
+            check(url, known, undoers, studies, scores)
+            lock = threading.Lock()
+            for undoer in undoers:
+                others = [other for other in undoers if other is not undoer]
+                readers.append(threading.Thread(target=undoer.work, args=(url, others, lock, known.refused)))
+                readers[-1].start()
             for place in range(READERS):
                 numbers = [1000 * (READERS * life + place) + step for step in range(1000)]
                 mine = [f"i{number}" for number in range(place, LABELLED, READERS)]
                 readers.append(threading.Thread(target=annotate, args=(url, known, f"ann{place}", numbers, mine)))
                 readers[-1].start()
-        time.sleep(rng.uniform(0.0, LONGEST_LIFE))
+        time.sleep(seconds)
     finally:
         os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
@@ -196,9 +348,14 @@ def main(folder: Path, runs: int, seed: int) -> None:
     assert app_module.VolumeSegmentation  # imported here, so that the forks need not
     rng, known = random.Random(seed), Known()
     studies, scores = make_studies(folder / "studies"), folder / "scores"
-    started = sum(live(life, studies, scores, known, rng) for life in range(runs))
-    started += live(runs, studies, scores, known, rng) if runs % 5 != 4 else 0  # looks at what the last kill has left
-    counts = {"labels": known.labels, "leases": known.leases, "scores": acknowledged(scores)}
+    undoers = [Undoer(f"undoer{number}") for number in range(READERS)]
+    started = 0
+    for life in range(runs):
+        started += live(life, studies, scores, known, undoers, rng, rng.uniform(0.0, LONGEST_LIFE))
+    live(5, studies, scores, known, undoers, rng, 0.0)  # looks at what the last kill has left
+    undos = sum(len(undoer.undone) for undoer in undoers)
+    counts = {"labels": known.labels, "leases": known.leases, "scores": acknowledged(scores), "undos": undos}
+    counts["models"] = acknowledged(scores.with_name("published"))
     print(json.dumps({"kills": runs, "started": started, **counts}))
 
 

@@ -92,6 +92,28 @@ def test_ten_images_by_keyboard_skip_undo_and_a_restart_in_the_middle(server, br
     reader.context.close()
 
 
+def test_an_undo_whose_answer_is_lost_on_the_way_takes_back_one_label_and_no_more(server, browser, graded_studies):
+    reader = Reader(browser, server.url, "Ada").sign()
+    graded = [reader.grade("1") for _ in range(3)]
+    asked = []
+
+    def lose_the_first_answer(route) -> None:
+        asked.append(route.request.post_data_json)
+        answer = route.fetch()  # the server has done it
+        route.abort() if len(asked) == 1 else route.fulfill(response=answer)
+
+    reader.page.route("**/al/undo", lose_the_first_answer)
+    reader.press("u")
+    reader.notice(f"Undone: {graded[-1]}")
+    assert [body["undo_id"] for body in asked] == [asked[0]["undo_id"]] * 2
+    assert set(stored(graded_studies)) == set(graded[:2])
+    reader.page.unroute("**/al/undo")
+    reader.press("u")
+    reader.notice(f"Undone: {graded[1]}")
+    assert set(stored(graded_studies)) == {graded[0]}
+    reader.context.close()
+
+
 def test_two_readers_are_never_shown_the_same_image_and_are_remembered(server, browser, graded_studies):
     readers = [Reader(browser, server.url, name).sign() for name in ("Ada", "Ben")]
     shown: dict[str, list[str]] = {"Ada": [], "Ben": []}

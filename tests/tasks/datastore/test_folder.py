@@ -1,8 +1,12 @@
 """The studies folder: whole writes, no lost updates, nothing thrown away."""
 
+import contextlib
 import errno
 import json
+import os
 import shutil
+import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -94,6 +98,49 @@ def test_what_a_kill_left_half_written_is_cleared_at_the_next_start(folder):
     datastore = StudiesFolder(str(folder))
     assert not list(folder.rglob("part-*"))
     assert sorted(datastore.list_images()) == ["image0", "image1", "image2"]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("place", ["tasks.datastore.folder._sync_folder", "tasks.datastore.index._row", "commit"])
+def test_a_kill_between_a_label_s_file_and_its_row_leaves_both_as_they_were(folder, labelled, place):
+    datastore = StudiesFolder(str(folder))
+    if labelled:
+        datastore.save_label("image0", str(label(folder, b"first")), "final", {"client_id": "ann"})
+    info = dict(datastore.get_label_info("image0", "final"))
+    child = os.fork()
+    if child == 0:  # the label is stored, and the process gone at this very place
+        try:
+            if place == "commit":
+                datastore._index.change = killed_after(datastore._index.change)
+            else:
+                module, _, name = place.rpartition(".")
+                setattr(sys.modules[module], name, lambda *_, **__: die() if list(folder.rglob("*-begun")) else None)
+            datastore.save_label("image0", str(label(folder, b"second")), "final", {"client_id": "ben"})
+        finally:
+            os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    again = reopened(datastore)
+    assert not list(folder.rglob("part-*"))
+    if place == "commit":  # the row is there: so is the label
+        assert again.get_label_info("image0", "final")["client_id"] == "ben"
+        assert Path(again.get_label_uri("image0", "final")).read_bytes() == b"second"
+    else:
+        assert dict(again.get_label_info("image0", "final")) == info
+        assert [path.read_bytes() for path in (folder / "labels" / "final").iterdir()] == [b"first"] * labelled
+
+
+def killed_after(change):
+    @contextlib.contextmanager
+    def changed():
+        with change() as made:
+            yield made
+        die()
+
+    return changed
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense" * 1000, "half"])
