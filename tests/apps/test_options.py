@@ -68,6 +68,7 @@ ODD = {
     "group_by": ["(", "[", "*", "nosuchcolumn", "a\0b"],
     "store": ["{folder}", "/proc/nosuch/store.sqlite", "nosuch://x", "postgresql+nosuch://x", "postgresql://x:port/y",
               "sqlite://", "sqlite:///:memory:", "sqlite:////proc/x.sqlite", "://", "a\0b", "{text}", "x" * 5000],
+    "relabel": ["maybe", "", "1"],
     "auto_train": ["yes", "1", "", "TRUE!"],
     "tags": ["history", "my tag", "a,a", "..", "ä", "x" * 65],
     "max_upload_mb": ["0", "-1", "1e3", "inf", "9" * 30],
