@@ -14,6 +14,7 @@ from typing import Any
 import requests
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
 from monailabel.config import settings
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
@@ -22,11 +23,15 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apps.authentication import CredentialsError, RealmError
+from apps.headers import SecurityHeaders
+from apps.origins import OwnHosts, OwnPages
 from apps.sign_in import SignedIn, instead_of
 from tasks.files import ArchiveError, ImageError, LabelError
 
 logger = logging.getLogger(__name__)
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
+"""What pages of allowed origins may send."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DISK_FULL = "the server's disk is full: nothing was stored; try again once there is space"
 
@@ -68,21 +73,42 @@ class UploadLimit:
         return f"the request is larger than {self.largest >> 20} MB, the option max_upload_mb"
 
 
-def protect(server: FastAPI, routers: Sequence[APIRouter], largest_upload: int) -> None:
-    """Put our routes before MONAI Label's, limit uploads, and turn errors into clear answers.
+def protect(server: FastAPI, routers: Sequence[APIRouter], largest_upload: int, hosts: OwnHosts) -> None:
+    """Put our routes before MONAI Label's, refuse foreign pages, limit uploads, and turn errors into clear answers.
 
     Args:
         server: MONAI Label's application, about to start.
         routers: ours, whose routes take precedence.
         largest_upload: bytes of a request's body.
+        hosts: whose requests are answered.
     """
     server.router.routes[:0] = [route for router in routers for route in router.routes]
     server.middleware_stack = None  # was built to tell the application that it starts; the first request builds ours
+    # MONAI Label's lets every website in.
+    server.user_middleware[:] = [kind for kind in server.user_middleware if kind.cls is not CORSMiddleware]  # type: ignore[comparison-overlap]
     server.add_middleware(UploadLimit, largest=largest_upload)
     if settings.MONAI_LABEL_AUTH_ENABLE:
         server.add_middleware(SignedIn)
+    if hosts.friends:
+        friends = [str(origin) for origin in hosts.friends]
+        server.add_middleware(
+            CORSMiddleware, allow_origins=friends, allow_credentials=True, allow_methods=METHODS, allow_headers=["*"]
+        )
+    server.add_middleware(OwnPages, hosts=hosts)
+    server.add_middleware(SecurityHeaders)  # the last one added sees a request first
     for kind, handler in HANDLERS.items():
         server.add_exception_handler(kind, handler)
+
+
+def listens_on(arguments: Sequence[str]) -> str:
+    """The host of the command that started the server.
+
+    Args:
+        arguments: of that command.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-i", "--host", default="0.0.0.0")
+    return str(parser.parse_known_args(list(arguments))[0].host)
 
 
 def warn_if_open(arguments: Sequence[str]) -> None:
@@ -91,9 +117,7 @@ def warn_if_open(arguments: Sequence[str]) -> None:
     Args:
         arguments: of the command that started it.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("-i", "--host", default="0.0.0.0")
-    host = parser.parse_known_args(list(arguments))[0].host
+    host = listens_on(arguments)
     try:
         private = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

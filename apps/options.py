@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from typing_extensions import Self
 
+from apps.origins import parse_host, parse_origin
 from tasks.dicom.selection import SeriesFilter
 from tasks.files import split_names
 
@@ -36,6 +37,8 @@ class Options:
         auto_train: start trainings in the background; scoring follows every training, whoever started it.
         tags: tags that labels may be saved under besides ``final`` and ``original``, comma separated.
         max_upload_mb: largest request that is taken, in MiB.
+        hosts: names by which browsers reach the server besides the machine's own, such as a proxy's, comma separated.
+        origins: other websites whose pages may use the server, such as ``https://viewer.example``, comma separated.
     """
 
     strategy: str = ""
@@ -50,6 +53,8 @@ class Options:
     auto_train: bool = True
     tags: tuple[str, ...] = ()
     max_upload_mb: int = 2048
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, conf: Mapping[str, str], **defaults: Any) -> Self:
@@ -80,12 +85,18 @@ class Options:
         if not options.lease_minutes > 0:
             raise ConfigurationError(f"option lease_minutes must be positive, got {options.lease_minutes}")
         for name, names in ((item.name, getattr(options, item.name)) for item in fields(cls)):
-            if not isinstance(names, tuple):
+            if not isinstance(names, tuple) or name in _ADDRESSES:
                 continue
             if len(set(names)) != len(names) or not all(_is_name(part) for part in names):
                 raise ConfigurationError(
                     f"option {name} must be different names of letters, digits, '_', '-', got {names}"
                 )
+        for name, parse in _ADDRESSES.items():
+            try:
+                for text in getattr(options, name):
+                    parse(text)
+            except ValueError as error:
+                raise ConfigurationError(f"option {name}: {error}") from error
         return options
 
 
@@ -147,6 +158,8 @@ def _is_name(part: str) -> bool:
     return part.replace("_", "").replace("-", "").replace(" ", "").isalnum()
 
 
+_ADDRESSES: dict[str, Callable[[str], Any]] = {"hosts": parse_host, "origins": parse_origin}
+"""Options that are lists of addresses, not of names."""
 _CONVERT: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str, bool: _boolean, tuple: _names}
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list of names"}
 

@@ -21,10 +21,11 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes
 
-from apps import pages, routes, sign_in, stock
+from apps import api_page, logs, pages, proxy, routes, sign_in, stock
 from apps.authentication import accept_tokens
-from apps.guard import protect, warn_if_open
+from apps.guard import listens_on, protect, warn_if_open
 from apps.options import ConfigurationError, Options, is_remote, refuse
+from apps.origins import OwnHosts
 from strategies.catalogue import QueryStrategy, offered
 from strategies.next_sample import NextSample
 from strategies.planning_process import LARGE_POOL, PlanningProcess
@@ -41,7 +42,7 @@ from tasks.models import ModelRegistry
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (routes.router, pages.router, stock.router)
+ROUTERS = (routes.router, pages.router, stock.router, logs.router, api_page.router, proxy.router)
 """Routes that every app has."""
 SIGN_IN = (sign_in.router,) if settings.MONAI_LABEL_AUTH_ENABLE else ()
 """Routes that every app has with authentication."""
@@ -287,7 +288,8 @@ class ActiveLearningApp:
         os.environ[JOB_PROCESS] = "1"
         from monailabel.app import app as server
 
-        protect(server, [*ROUTERS, *SIGN_IN, *self.routers], self.options.max_upload_mb << 20)
+        routers = [*ROUTERS, *SIGN_IN, *self.routers]
+        protect(server, routers, self.options.max_upload_mb << 20, self._own_hosts())
         warn_if_open(sys.argv[1:])
         super().on_init_complete()  # type: ignore[misc]
         if self._datastore.status()["total"] >= LARGE_POOL:
@@ -295,6 +297,16 @@ class ActiveLearningApp:
         self.preparation.order(self.query_strategies[0])
         self._prepare_rounds()
         self.loop.start()
+
+    def _own_hosts(self) -> OwnHosts:
+        origins = [*self.options.origins, *map(str, settings.MONAI_LABEL_CORS_ORIGINS)]
+        try:
+            hosts = OwnHosts.of(self.options.hosts, origins, listens_on(sys.argv[1:]))
+        except ValueError as error:
+            refuse(ConfigurationError(f"MONAI_LABEL_CORS_ORIGINS: {error}"))
+        logger.info("reached as %s, or by address", ", ".join(sorted(hosts.names)))
+        logger.info("pages of other websites may use it: %s", ", ".join(map(str, hosts.friends)) or "none")
+        return hosts
 
     def _prepare_rounds(self) -> None:
         """Have the pool ordered for every strategy, in the background: the first request of none should wait."""

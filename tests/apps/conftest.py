@@ -25,7 +25,7 @@ def over_http(app: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]
     monkeypatch.setenv(JOB_PROCESS, "")  # set by the server, taken back after the test
     monkeypatch.delenv(JOB_PROCESS)
     before = list(server.user_middleware), dict(server.exception_handlers)
-    with TestClient(server) as client:
+    with TestClient(server, base_url="http://127.0.0.1:8000") as client:
         yield client
     server.router.routes[:] = routes
     server.user_middleware[:], server.exception_handlers = before
