@@ -45,7 +45,7 @@ def log(lines: int = 300, html: bool = True, text: bool = False, refresh: int = 
 
 
 @router.get("/gpu")
-def gpu_info(user: User = ADMIN) -> Response:
+def graphics_cards(user: User = ADMIN) -> Response:
     """What ``nvidia-smi`` says."""
     program = shutil.which("nvidia-smi")
     if program is None:

@@ -39,6 +39,9 @@ class Realm(ThreadingHTTPServer):
         self.closed = False
         """Whether it gives no more tokens for a refresh token, as after its longest session."""
         self.broken = False
+        self.about: Any = None
+        """What it says about itself instead of its key."""
+        self.asked: list[str] = []
 
     def public_key(self) -> str:
         kind = serialization.PublicFormat.SubjectPublicKeyInfo
@@ -89,7 +92,7 @@ class Realm(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Realm
 
-    def reply(self, status: int, content: dict[str, object]) -> None:
+    def reply(self, status: int, content: object) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -98,10 +101,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
-        if self.path.endswith("openid-configuration"):
-            self.reply(200, {"token_endpoint": f"{self.server.url}/token"})
+        self.server.asked.append(self.path)
+        about = {"realm": "monailabel", "public_key": self.server.public_key()}
+        if self.server.broken:
+            self.reply(502, {})
+        elif self.path.endswith("openid-configuration"):
+            self.reply(200, {"issuer": self.server.url, "token_endpoint": f"{self.server.url}/token"})
         else:
-            self.reply(200, {"public_key": self.server.public_key()})
+            self.reply(200, about if self.server.about is None else self.server.about)
 
     def do_POST(self) -> None:
         form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())

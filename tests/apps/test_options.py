@@ -44,6 +44,8 @@ def test_values_come_as_text():
         ("labels", "a,a", "labels must be different names"),
         ("labels", "../evil", "labels must be different names"),
         ("channels", "t1/../..", "channels must be different names"),
+        ("hosts", "a.example,https://b.example", "hosts: 'https://b.example' is not a host name"),
+        ("origins", "viewer.example", "origins: 'viewer.example' is not an origin"),
     ],
 )
 def test_refusals_name_the_option_and_the_value(name, value, words):
@@ -51,7 +53,10 @@ def test_refusals_name_the_option_and_the_value(name, value, words):
         VolumeOptions.parse({name: value}, labels=("tumor",))
 
 
-@given(st.sampled_from(["batch_size", "lease_minutes", "auto_train", "labels", "channels", "seed"]), st.text())
+@given(
+    st.sampled_from(["batch_size", "lease_minutes", "auto_train", "labels", "channels", "seed", "hosts", "origins"]),
+    st.text(),
+)
 def test_any_text_is_taken_or_refused(name, text):
     with contextlib.suppress(ConfigurationError):
         options = VolumeOptions.parse({name: text}, labels=("tumor",))
