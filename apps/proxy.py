@@ -133,7 +133,7 @@ class PassedBack(StreamingResponse):
 @router.get("/dicom/{service}/{path:path}", include_in_schema=False)
 async def read(request: Request, service: str, path: str, user: User = READER) -> Response:
     """Search and retrieve; the answer is passed on as it arrives, and a slow archive holds up nobody else."""
-    url = archive_url(service, path)
+    url = archive_url(service, _whole(request, path))
     if service == "stow":
         raise HTTPException(405, "nothing can be read there", {"Allow": "POST"})
     return await _pass_on(request, url)
@@ -141,13 +141,13 @@ async def read(request: Request, service: str, path: str, user: User = READER) -
 
 @router.post("/dicom/{service}/{path:path}", include_in_schema=False)
 async def store(request: Request, service: str, path: str, user: User = ANNOTATOR) -> Response:
-    """Store instances, as OHIF does when it exports a segmentation."""
-    url = archive_url(service, path)
-    if service != "stow":
+    """Store instances, as OHIF does when it exports a segmentation; it does so where it retrieves."""
+    archive_url(service, _whole(request, path))
+    if service == "qido":
         raise HTTPException(405, "nothing can be stored there", {"Allow": "GET"})
     if not _STORE.fullmatch(path):
         raise HTTPException(404, "instances are stored in studies or studies/UID")
-    return await _pass_on(request, url)
+    return await _pass_on(request, archive_url("stow", path))
 
 
 @router.api_route(
@@ -155,7 +155,15 @@ async def store(request: Request, service: str, path: str, user: User = ANNOTATO
 )
 def nothing(rest: str, user: User = READER) -> None:
     """All else under this address, MONAI Label's own ways to the archive included."""
-    raise HTTPException(404, "the archive is read by GET under dicom/qido and dicom/wado, and stored in by POST")
+    raise HTTPException(
+        404,
+        "the archive is read under dicom/qido and dicom/wado, and stored in by POST to dicom/stow/studies",
+    )
+
+
+def _whole(request: Request, path: str) -> str:
+    """A route's path with the end of line that the matching of routes cuts off."""
+    return path + "\n" if str(request.scope["path"]).endswith("\n") else path
 
 
 async def _pass_on(request: Request, url: str) -> Response:

@@ -25,10 +25,17 @@ from apps.sign_in import SignedIn
 from tests.realm import CLIENT, Realm, realm
 
 
-@pytest.fixture
-def service():
+@pytest.fixture(scope="module")
+def running():
     with pytest.MonkeyPatch.context() as patch, realm(patch) as service:
         yield service
+
+
+@pytest.fixture
+def service(running, monkeypatch) -> Realm:
+    for name, value in (("key", running.key), ("broken", False), ("about", None), ("asked", [])):
+        monkeypatch.setattr(running, name, value)
+    return running
 
 
 @pytest.fixture
