@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import requests
 
+from tests.e2e.browser import SECONDS, chromium
 from tests.server import Server
 from tests.tiny import write_volume
 
@@ -89,8 +90,6 @@ def unchanged(server: Server) -> bool:
 
 
 def test_pages_of_other_websites_neither_read_nor_change_anything(server, elsewhere):
-    from tests.e2e.browser import chromium
-
     with chromium("--host-resolver-rules=MAP evil.example 127.0.0.1") as browser:
         # Another site, another service of this machine, and a page without an origin.
         for address in (f"http://evil.example:{elsewhere}/", f"http://127.0.0.1:{elsewhere}/"):
@@ -116,8 +115,6 @@ def test_pages_of_other_websites_neither_read_nor_change_anything(server, elsewh
 
 
 def test_the_api_page_the_log_and_the_tries_on_it_need_no_other_host(server):
-    from tests.e2e.browser import SECONDS, chromium
-
     with chromium() as browser:
         page = browser.new_page()
         asked, errors = [], []
@@ -130,7 +127,7 @@ def test_the_api_page_the_log_and_the_tries_on_it_need_no_other_host(server):
         page.get_by_role("button", name="Execute").click()
         page.get_by_text('"labelled": 0').first.wait_for(timeout=30 * SECONDS)
         page.goto(f"{server.url}/logs/?lines=2000&refresh=3")
-        page.get_by_text("Application startup complete").wait_for(timeout=30 * SECONDS)
+        page.get_by_text("App Init - completed").first.wait_for(timeout=30 * SECONDS)
     assert not [address for address in asked if not address.startswith((server.url, "data:", "blob:"))]
     assert errors == []
 
