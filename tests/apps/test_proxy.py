@@ -1,5 +1,6 @@
 """The way to the archive, on real sockets at both ends: what goes through, what does not, and what is left open."""
 
+import asyncio
 import http.client
 import socket
 import threading
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import httpx
 import pytest
 import requests
 import uvicorn
@@ -282,6 +284,26 @@ def test_a_reader_who_goes_away_leaves_nothing_open(archive, url, monkeypatch):
         wait_for(lambda: archive.open == 1, 10)
     wait_for(lambda: archive.open == 0, 10)
     assert requests.get(f"{url}/alive", timeout=30).json() == "yes"
+
+
+def test_a_reader_who_is_gone_before_the_first_byte_leaves_nothing_open(archive):
+    """At the ASGI interface: whether the network tells so early is chance."""
+    archive.say = begin
+
+    async def gone() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def full(_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def serve() -> None:
+        async with httpx.AsyncClient(timeout=30) as client:
+            found = await client.send(client.build_request("GET", archive.url), stream=True)
+            await proxy.PassedBack(found)({"type": "http", "asgi": {"spec_version": "2.3"}}, gone, full)
+            assert found.is_closed
+            await asyncio.to_thread(wait_for, lambda: archive.open == 0, 10)
+
+    asyncio.run(serve())
 
 
 class GoogleAccount:
