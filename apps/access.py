@@ -82,6 +82,7 @@ TABLE: tuple[Row, ...] = (
         "POST /al/sign-out",
         "GET /al/grade",
         "GET /al/web/{name}",
+        "GET /al/api/{name}",
     ),
     *_rows(
         Role.READER,
@@ -192,7 +193,7 @@ def serve_only(server: FastAPI, routers: Sequence[APIRouter], rows: Iterable[Row
     Raises:
         AccessError: a route without a row, or one whose role or body is another than its row says.
     """
-    table = {(row.method, settings.MONAI_LABEL_API_STR + row.path): row for row in (*TABLE, *rows)}
+    table = {(row.method, _address(row.path)): row for row in (*TABLE, *rows)}
     ours = [route for router in routers for route in router.routes]
     for route in ours:
         if not isinstance(route, APIRoute):
@@ -204,6 +205,14 @@ def serve_only(server: FastAPI, routers: Sequence[APIRouter], rows: Iterable[Row
         if name not in known:
             logger.warning("MONAI Label's route %s is not known and stays closed", name)
     server.router.routes[:] = ours
+
+
+def _address(path: str) -> str:
+    """Where a route of the table lies: pages of the whole server have no prefix."""
+    return path if path in _WITHOUT_PREFIX else settings.MONAI_LABEL_API_STR + path
+
+
+_WITHOUT_PREFIX = ("/", "/docs", "/openapi.json", "/favicon.ico")
 
 
 def _check(route: APIRoute, method: str, row: Row | None) -> None:

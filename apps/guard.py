@@ -13,6 +13,7 @@ from typing import Any
 import requests
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
 from monailabel.config import settings
 from monailabel.interfaces.exception import (
@@ -27,13 +28,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apps.access import Row, serve_only
 from apps.authentication import CredentialsError, RealmError
+from apps.headers import SecurityHeaders
 from apps.metrics import Measured
+from apps.origins import OwnHosts, OwnPages
 from apps.sign_in import SignedIn, instead_of
 from apps.words import without_paths
 from tasks.files import ArchiveError, ImageError, LabelError, NotPutBackError
 
 logger = logging.getLogger(__name__)
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
+"""What pages of allowed origins may send."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _DISK_FULL = "the server's disk is full: the request was not carried out; try again once there is space"
@@ -85,23 +90,46 @@ class UploadLimit:
         return f"the request is larger than {self.largest >> 20} MB, the option max_upload_mb"
 
 
-def protect(server: FastAPI, routers: Sequence[APIRouter], rows: Iterable[Row], largest_upload: int) -> None:
-    """Serve our routes and no others, limit uploads, and turn errors into clear answers.
+def protect(
+    server: FastAPI, routers: Sequence[APIRouter], rows: Iterable[Row], largest_upload: int, hosts: OwnHosts
+) -> None:
+    """Serve our routes and no others, refuse foreign pages, limit uploads, and turn errors into clear answers.
 
     Args:
         server: MONAI Label's application, about to start.
         routers: ours.
         rows: of routes that are not in the table of this repository.
         largest_upload: bytes of a request's body.
+        hosts: whose requests are answered.
     """
     serve_only(server, routers, rows)
     server.middleware_stack = None  # was built to tell the application that it starts; the first request builds ours
+    # MONAI Label's lets every website in.
+    server.user_middleware[:] = [kind for kind in server.user_middleware if kind.cls is not CORSMiddleware]  # type: ignore[comparison-overlap]
     server.add_middleware(UploadLimit, largest=largest_upload)
     if settings.MONAI_LABEL_AUTH_ENABLE:
         server.add_middleware(SignedIn)
-    server.add_middleware(Measured)
+    if hosts.friends:
+        friends = [str(origin) for origin in hosts.friends]
+        server.add_middleware(
+            CORSMiddleware, allow_origins=friends, allow_credentials=True, allow_methods=METHODS, allow_headers=["*"]
+        )
+    server.add_middleware(OwnPages, hosts=hosts)
+    server.add_middleware(SecurityHeaders)
+    server.add_middleware(Measured)  # the last one added sees a request first
     for kind, handler in HANDLERS.items():
         server.add_exception_handler(kind, handler)
+
+
+def listens_on(arguments: Sequence[str]) -> str:
+    """The host of the command that started the server.
+
+    Args:
+        arguments: of that command.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-i", "--host", default="0.0.0.0")
+    return str(parser.parse_known_args(list(arguments))[0].host)
 
 
 def warn_if_open(arguments: Sequence[str]) -> None:
@@ -110,9 +138,7 @@ def warn_if_open(arguments: Sequence[str]) -> None:
     Args:
         arguments: of the command that started it.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("-i", "--host", default="0.0.0.0")
-    host = parser.parse_known_args(list(arguments))[0].host
+    host = listens_on(arguments)
     try:
         private = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

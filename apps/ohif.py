@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import logging
+import re
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +18,7 @@ from monailabel.endpoints.user.auth import User
 from monailabel.utils.others.generic import get_mime_type
 from pydantic import BaseModel, Field
 
+from apps.headers import viewer_policy
 from apps.routes import READER
 
 logger = logging.getLogger(__name__)
@@ -23,6 +28,7 @@ router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
 SHIPPED = Path(monailabel.endpoints.ohif.__file__).parent / "static" / "ohif"
 CONFIG = "app-config.js"
 PAGE = "index.html"
+NOT_KEPT = {"Cache-Control": "no-cache"}
 _ASSIGNMENT = "window.config ="
 _PANEL = """
 // The configuration as a function: OHIF gives it its services, and our panel works through them.
@@ -38,6 +44,16 @@ _PANEL = """
   };
 })();
 """
+
+
+@cache
+def policy(shipped: Path) -> dict[str, str]:
+    """The content policy of a shipped OHIF, as a header."""
+    text = (shipped / PAGE).read_text(encoding="utf-8")
+    # Browsers hash a script after they have made all ends of lines the same.
+    scripts = re.findall(r"<script(?:\s(?![^>]*\ssrc=)[^>]*)?>(.+?)</script>", text.replace("\r\n", "\n"), re.DOTALL)
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    return {"Content-Security-Policy": viewer_policy(tuple(digests))}
 
 
 class ViewerReport(BaseModel):
@@ -58,7 +74,7 @@ def configuration() -> str:
 @router.get(f"/ohif/{CONFIG}", include_in_schema=False)
 def app_config(user: User = READER) -> Response:
     """Configuration of the viewer."""
-    return Response(configuration(), media_type="application/javascript", headers={"Cache-Control": "no-cache"})
+    return Response(configuration(), media_type="application/javascript", headers=NOT_KEPT)
 
 
 @router.get("/ohif/{path:path}", include_in_schema=False)
@@ -68,9 +84,11 @@ def viewer(path: str, user: User = READER) -> FileResponse:
     if not file.is_relative_to(SHIPPED.resolve()):
         raise HTTPException(status_code=404, detail="there is no such file")
     if file.is_file() and file.name != PAGE:
-        return FileResponse(file, media_type=get_mime_type(str(file)))
+        return FileResponse(
+            file, media_type=get_mime_type(str(file)), headers=policy(SHIPPED)
+        )  # workers have their own
     # A kept page would be shown to who is not signed in any longer.
-    return FileResponse(SHIPPED / PAGE, headers={"Cache-Control": "no-cache"})
+    return FileResponse(SHIPPED / PAGE, headers={**NOT_KEPT, **policy(SHIPPED)})
 
 
 @router.post("/al/viewer", include_in_schema=False)

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from typing_extensions import Self
 
+from apps.origins import parse_host, parse_origin
 from tasks.datastore.folder import HISTORY
 from tasks.dicom.selection import SeriesFilter
 from tasks.files import LONGEST_NAME, is_safe_tag, split_names
@@ -38,6 +39,8 @@ class Options:
         auto_train: start trainings in the background; scoring follows every training, whoever started it.
         tags: tags that labels may be saved under besides ``final`` and ``original``, comma separated.
         max_upload_mb: largest request that is taken, in MiB.
+        hosts: names by which browsers reach the server besides the machine's own, such as a proxy's, comma separated.
+        origins: other websites whose pages may use the server, such as ``https://viewer.example``, comma separated.
     """
 
     strategy: str = ""
@@ -53,6 +56,8 @@ class Options:
     auto_train: bool = True
     tags: tuple[str, ...] = ()
     max_upload_mb: int = 2048
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, conf: Mapping[str, str], **defaults: Any) -> Self:
@@ -87,7 +92,7 @@ class Options:
         for name, value in ((item.name, getattr(options, item.name)) for item in fields(cls)):
             if isinstance(value, str):
                 _check_text(name, value)
-            if isinstance(value, tuple):
+            if isinstance(value, tuple) and name not in _ADDRESSES:
                 _check_names(name, value)
         if not options.labels and "labels" in conf:
             raise ConfigurationError("option labels must name one label at least")
@@ -97,6 +102,12 @@ class Options:
                     f"option tags: {tag!r} cannot be the name of a folder of labels: at most 64 ASCII letters, digits, "
                     f"'_' and '-', and not {HISTORY!r}"
                 )
+        for name, parse in _ADDRESSES.items():
+            try:
+                for text in getattr(options, name):
+                    parse(text)
+            except ValueError as error:
+                raise ConfigurationError(f"option {name}: {error}") from error
         return options
 
 
@@ -185,6 +196,8 @@ def _is_name(part: str) -> bool:
     return part.replace("_", "").replace("-", "").replace(" ", "").isalnum()
 
 
+_ADDRESSES: dict[str, Callable[[str], Any]] = {"hosts": parse_host, "origins": parse_origin}
+"""Options that are lists of addresses, not of names."""
 _CONVERT: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str, bool: _boolean, tuple: _names}
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list of names"}
 

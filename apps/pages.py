@@ -12,13 +12,14 @@ from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 from pydantic import BaseModel, Field
 
+from apps.headers import PAGE
 from apps.routes import ANNOTATOR, READER, answers, client_of
 from strategies.answers import AnswerError
 from strategies.next_sample import reply
 from tasks.files import LONGEST_NAME
 
 WEB = Path(__file__).resolve().parent / "web"
-ONLY_OURS = {"Content-Security-Policy": "default-src 'self'; img-src 'self' data:", "Cache-Control": "no-cache"}
+ONLY_OURS = {"Content-Security-Policy": PAGE, "Cache-Control": "no-cache"}
 
 router = APIRouter(prefix=f"{settings.MONAI_LABEL_API_STR}/al", tags=["ActiveLearning"])
 

@@ -24,7 +24,6 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import file_checksum
 
 from strategies.answers import Answers
-from strategies.claims import SCORING, TRAIN
 from strategies.next_sample import ANONYMOUS
 from strategies.store import Store
 from tasks.datastore.checksums import CHECKSUM
@@ -244,26 +243,6 @@ def _inference(model: str, params: dict[str, Any]) -> dict[str, Any]:
     if options.pop("model", model) != model:
         raise HTTPException(status_code=400, detail=f"model: the address asks for {model!r}")
     return options
-
-
-@router.get("/al/progress", tags=["ActiveLearning"])
-def progress(
-    request: Request, client_id: Annotated[str, Query(max_length=LONGEST_NAME)] = "", user: User = READER
-) -> Any:
-    """Images in all, labelled, skipped, unreadable and labelled by the reader; round, model and the running job."""
-    app = app_instance()
-    model = app.current_model()
-    job = next((kind for kind in (TRAIN, SCORING) if app.jobs.running(kind)), "")
-    trainings = (trainer.stats() for trainer in app.trainers()) if job == TRAIN else ()
-    stats: dict[str, Any] = next((stats for stats in trainings if not stats.get("total_time")), {})
-    return {
-        **vars(answers().progress(client_of(client_id, user, request))),
-        "model": model.name if model else "",
-        "model_version": model.version if model else "",
-        "job": job,
-        "epoch": int(stats.get("epoch") or 0),
-        "epochs": int(stats.get("total_epochs") or 0),
-    }
 
 
 @router.post("/al/refresh", tags=["ActiveLearning"])

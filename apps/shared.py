@@ -19,11 +19,26 @@ from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.train import TrainTask
 from sqlalchemy.exc import SQLAlchemyError
 
-from apps import jobs, metrics, pages, relabelling, routes, sign_in, stock, upkeep
+from apps import (
+    api_page,
+    jobs,
+    logs,
+    metrics,
+    pages,
+    problems,
+    progress,
+    proxy,
+    relabelling,
+    routes,
+    sign_in,
+    stock,
+    upkeep,
+)
 from apps.access import Row
 from apps.authentication import accept_tokens
-from apps.guard import protect, warn_if_open
+from apps.guard import listens_on, protect, warn_if_open
 from apps.options import ConfigurationError, Options, is_remote, refuse
+from apps.origins import OwnHosts
 from apps.start import check_settings, check_studies, say_what_is_lost
 from strategies.answers import Answers, Undone
 from strategies.catalogue import QueryStrategy, offered
@@ -48,7 +63,10 @@ from tasks.models import ModelRegistry
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (routes.router, jobs.router, upkeep.router, metrics.router, relabelling.router, pages.router, stock.router)
+ROUTERS = tuple(
+    module.router
+    for module in (routes, jobs, upkeep, metrics, relabelling, problems, progress, pages, stock, logs, api_page, proxy)
+)
 """Routes that every app has."""
 SIGN_IN = (sign_in.router,) if settings.MONAI_LABEL_AUTH_ENABLE else ()
 """Routes that every app has with authentication."""
@@ -401,7 +419,8 @@ class ActiveLearningApp:
         self.registry.problems()  # no request has to wait until the checkpoints are read
         from monailabel.app import app as server
 
-        protect(server, [*ROUTERS, *SIGN_IN, *self.routers], self.access, self.options.max_upload_mb << 20)
+        routers = [*ROUTERS, *SIGN_IN, *self.routers]
+        protect(server, routers, self.access, self.options.max_upload_mb << 20, self._own_hosts())
         warn_if_open(sys.argv[1:])
         super().on_init_complete()  # type: ignore[misc]
         if self._datastore.status()["total"] >= LARGE_POOL:
@@ -410,6 +429,16 @@ class ActiveLearningApp:
         self._prepare_rounds()
         self._datastore.compute_checksums()
         self.loop.start()
+
+    def _own_hosts(self) -> OwnHosts:
+        origins = [*self.options.origins, *map(str, settings.MONAI_LABEL_CORS_ORIGINS)]
+        try:
+            hosts = OwnHosts.of(self.options.hosts, origins, listens_on(sys.argv[1:]))
+        except ValueError as error:
+            refuse(ConfigurationError(f"MONAI_LABEL_CORS_ORIGINS: {error}"))
+        logger.info("reached as %s, or by address", ", ".join(sorted(hosts.names)))
+        logger.info("pages of other websites may use it: %s", ", ".join(map(str, hosts.friends)) or "none")
+        return hosts
 
     def _prepare_rounds(self) -> None:
         """Have the pool ordered for every strategy, in the background: the first request of none should wait."""

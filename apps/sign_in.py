@@ -14,19 +14,21 @@ import time
 from dataclasses import dataclass, field
 from string import Template
 from typing import Annotated, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Form, HTTPException, Request
+from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.security import OAuth2PasswordRequestForm
 from monailabel.config import settings
+from monailabel.endpoints.user.auth import User
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from apps.authentication import CredentialsError, RealmError, Tokens, renewed, sign_in
+from apps.authentication import KEY, CredentialsError, RealmError, Tokens, renewed, sign_in
 from apps.pages import ONLY_OURS, WEB
+from apps.routes import READER
 
 COOKIE = "active-learning"
 UNUSED_SECONDS = 24 * 3600.0
@@ -104,7 +106,8 @@ SESSIONS = Sessions()
 class SignedIn:
     """ASGI middleware: a request with our cookie gets the token of its session.
 
-    A request that another site's page has sent gets none, whatever cookies came with it.
+    What pages of other sites send has been refused before. The realm's key is at hand when a token is to be checked,
+    which happens in the event loop.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -114,22 +117,20 @@ class SignedIn:
         """Add the header where it is missing."""
         if scope["type"] == "http":
             connection = HTTPConnection(scope)
-            key = connection.cookies.get(COOKIE)
-            if key and "authorization" not in connection.headers and _is_own(connection):
-                try:
+            key, given = connection.cookies.get(COOKIE), connection.headers.get("authorization")
+            try:
+                if key and given is None:
                     token = SESSIONS.fresh(key) or await run_in_threadpool(SESSIONS.renewed, key)
-                except RealmError as error:
-                    await JSONResponse({"detail": str(error)}, 503, {"Retry-After": "10"})(scope, receive, send)
-                    return
-                if token:
-                    scope = {**scope, "headers": [*scope["headers"], (b"authorization", f"Bearer {token}".encode())]}
+                    if token:
+                        given = f"Bearer {token}"
+                        scope = {**scope, "headers": [*scope["headers"], (b"authorization", given.encode())]}
+                token = (given or "").partition(" ")[2]
+                if token and not KEY.is_good_for(token):
+                    await run_in_threadpool(KEY.fetch)
+            except RealmError as error:
+                await JSONResponse({"detail": str(error)}, 503, {"Retry-After": "10"})(scope, receive, send)
+                return
         await self.app(scope, receive, send)
-
-
-def _is_own(connection: HTTPConnection) -> bool:
-    """Whether a request comes from a page of this server, or from no page."""
-    origin = connection.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == connection.headers.get("host")
 
 
 def instead_of(request: Request) -> Response | None:
@@ -154,8 +155,6 @@ def enter(
     next: Annotated[str, Form()] = "/",
 ) -> Response:
     """Sign in, and go on to the page that was wanted."""
-    if not _is_own(request):
-        raise HTTPException(status_code=403, detail="sign in on this server's own page")
     try:
         tokens = sign_in(username, password)
     except CredentialsError as error:
@@ -182,6 +181,22 @@ def leave(request: Request) -> Response:
 def token(form: Annotated[OAuth2PasswordRequestForm, Depends()]) -> dict[str, Any]:
     """An access token for a password, as 3D Slicer asks for it; MONAI Label's own answers a wrong one with a 500."""
     return {"access_token": sign_in(form.username, form.password).access, "token_type": "bearer"}
+
+
+@router.get("/auth/", tags=["Auth"])
+def authentication() -> dict[str, Any]:
+    """That authentication is on, and with which realm; 3D Slicer asks."""
+    return {
+        "enabled": settings.MONAI_LABEL_AUTH_ENABLE,
+        "client_id": settings.MONAI_LABEL_AUTH_CLIENT_ID,
+        "realm": settings.MONAI_LABEL_AUTH_REALM_URI,
+    }
+
+
+@router.get("/auth/token/valid", tags=["Auth"])
+def valid_token(user: User = READER) -> dict[str, Any]:
+    """The user of a token."""
+    return user.model_dump()
 
 
 def _page(next: str, problem: str, status: int) -> HTMLResponse:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, BackgroundTasks, File, HTTPException, UploadFile
 from monailabel.config import settings
-from monailabel.endpoints import logs, session
+from monailabel.endpoints import session
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
@@ -38,14 +37,6 @@ def whole_slides(model: str, user: User = READER) -> None:
 def replace_model(model: str, user: User = ADMIN) -> None:
     """Models are published by trainings: a file from elsewhere has no version, and may be code."""
     raise HTTPException(status_code=400, detail="models are published by trainings and cannot be uploaded")
-
-
-@router.get("/logs/gpu", tags=["Others"])
-async def gpu_info(user: User = ADMIN) -> Any:
-    """What ``nvidia-smi`` says."""
-    if shutil.which("nvidia-smi") is None:
-        raise HTTPException(status_code=404, detail="nvidia-smi is not installed")
-    return await logs.gpu_info(user)
 
 
 @router.put("/session/", tags=["Session"])

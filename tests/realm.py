@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import threading
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs
 
 import jwt
@@ -16,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 USER, ANNOTATOR, ADMIN = (f"monailabel-{role}" for role in ("user", "annotator", "admin"))
+CLIENT = "monailabel-app"
 ROLES = {"ada": [USER, ANNOTATOR], "rita": [USER], "root": [USER, ANNOTATOR, ADMIN]}
 """Whoever can sign in, all with the password ``secret``."""
 
@@ -36,21 +39,40 @@ class Realm(ThreadingHTTPServer):
         self.closed = False
         """Whether it gives no more tokens for a refresh token, as after its longest session."""
         self.broken = False
+        self.about: Any = None
+        """What it says about itself instead of its key."""
+        self.asked: list[str] = []
 
     def public_key(self) -> str:
         kind = serialization.PublicFormat.SubjectPublicKeyInfo
         pem = self.key.public_key().public_bytes(serialization.Encoding.PEM, kind)
         return "".join(pem.decode().strip().splitlines()[1:-1])
 
-    def token(self, name: str) -> str:
-        claims = {
+    def claims(self, name: str) -> dict[str, Any]:
+        """What Keycloak says in an access token for a client with its default scopes."""
+        now = int(time.time())
+        return {
+            "exp": time.time() + self.seconds,
+            "iat": now,
+            "jti": f"onrtro:{uuid.uuid4()}",
+            "iss": self.url,
+            "aud": "account",
+            "sub": str(uuid.uuid5(uuid.NAMESPACE_DNS, name)),
+            "typ": "Bearer",
+            "azp": CLIENT,
+            "sid": str(uuid.uuid4()),
+            "acr": "1",
+            "realm_access": {"roles": [*ROLES[name], "offline_access", "default-roles-monailabel"]},
+            "resource_access": {"account": {"roles": ["manage-account", "view-profile"]}},
+            "scope": "email profile",
+            "email_verified": False,
+            "name": name.title(),
             "preferred_username": name,
             "email": f"{name}@example.org",
-            "name": name.title(),
-            "realm_access": {"roles": ROLES[name]},
-            "exp": dt.datetime.now(dt.timezone.utc) + dt.timedelta(seconds=self.seconds),
         }
-        return jwt.encode(claims, self.key, algorithm="RS256")
+
+    def token(self, name: str) -> str:
+        return jwt.encode(self.claims(name), self.key, algorithm="RS256")
 
     def answer(self, form: dict[str, str]) -> tuple[int, dict[str, object]]:
         name, refused = form.get("username", ""), (401, {"error_description": "Invalid user credentials"})
@@ -70,7 +92,7 @@ class Realm(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Realm
 
-    def reply(self, status: int, content: dict[str, object]) -> None:
+    def reply(self, status: int, content: object) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -79,10 +101,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
-        if self.path.endswith("openid-configuration"):
-            self.reply(200, {"token_endpoint": f"{self.server.url}/token"})
+        self.server.asked.append(self.path)
+        about = {"realm": "monailabel", "public_key": self.server.public_key()}
+        if self.server.broken:
+            self.reply(502, {})
+        elif self.path.endswith("openid-configuration"):
+            self.reply(200, {"issuer": self.server.url, "token_endpoint": f"{self.server.url}/token"})
         else:
-            self.reply(200, {"public_key": self.server.public_key()})
+            self.reply(200, about if self.server.about is None else self.server.about)
 
     def do_POST(self) -> None:
         form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())

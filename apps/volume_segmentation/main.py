@@ -15,7 +15,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.train import TrainTask
 
-from apps import ohif, proxy
+from apps import ohif
 from apps.options import VolumeOptions, is_remote
 from apps.shared import ActiveLearningApp
 from tasks.datastore.folder import StudiesFolder
@@ -43,7 +43,7 @@ class VolumeSegmentation(ActiveLearningApp, MONAILabelApp):
     options: VolumeOptions
     presets = PRESETS
     models = staticmethod(segmentation_models)
-    routers = (ohif.router, proxy.router)
+    routers = (ohif.router,)
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         super().__init__(

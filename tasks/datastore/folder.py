@@ -115,6 +115,7 @@ class StudiesFolder(LocalDatastore):
         self._index = Index(folder / INDEX, repair=not read_only)
         self._by_tag: defaultdict[str, set[str]] = defaultdict(set)
         self._stamps: dict[str, str] = {}
+        self._stray: dict[str, str] = {}
         self._know(self._index.load())
         self.is_new = not self._datastore.objects
         """Whether nothing was known of the folder: its index is new, or was lost."""
@@ -229,6 +230,17 @@ class StudiesFolder(LocalDatastore):
                 self._note(name, tag, label)
         if labels:
             logger.info("%d labels were changed by hand while the server was away", len(labels))
+
+    def stray_labels(self) -> dict[str, str]:
+        """Files among the final labels that fit no image -> why."""
+        return self._stray
+
+    def unsent(self) -> dict[str, str]:
+        """Images whose label the archive has not got and will not get by itself -> why: none, there is no archive."""
+        return {}
+
+    def send_again(self, image_id: str) -> None:
+        """Send the label of an image that could not be sent: there is no archive."""
 
     def refresh(self) -> None:
         """Bring the index in line with the files, and tell what has changed."""
@@ -643,9 +655,24 @@ class StudiesFolder(LocalDatastore):
                 self._on_change(found.changes)
                 if self._checksums is not None:
                     self._checksums.add(found.images)
+            self._stray = self._find_stray(patterns)
             for name in self._by_tag[FINAL] - self._stamps.keys():  # at the start
                 self._stamps[name] = stamps.get(name) or self._stamp_now(name, self._label(name, FINAL))
         return found.changes
+
+    def _find_stray(self, patterns: Sequence[str]) -> dict[str, str]:
+        """Files in the folder of final labels that are none, and why."""
+        wanted = re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns))
+        found = {}
+        with os.scandir(self.labels_folder / FINAL) as entries:
+            for entry in entries:
+                if entry.name.startswith((_PART, ".")):
+                    continue
+                if not wanted.match(entry.name):
+                    found[entry.name] = f"it is no {', '.join(patterns)} file"
+                elif self._to_id(entry.name)[0] not in self._datastore.objects:
+                    found[entry.name] = "there is no image of this name"
+        return found
 
     def _scan_stamps(self) -> dict[str, str]:
         """Image id -> size and time of the file in the folder of final labels."""

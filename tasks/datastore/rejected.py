@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.files import read_own_json
+
 logger = logging.getLogger(__name__)
 
 KEPT_DAYS = 30
+_ABOUT = "reason.json"
 _LARGEST = 20 * 2**30
 """Bytes kept in all; the oldest go first."""
 
@@ -46,12 +49,22 @@ class RejectedLabels:
             place.mkdir(parents=True)
             shutil.copyfile(label, place / name)
             content = {**about, "reason": reason, "at": time.isoformat(), "file": name}
-            (place / "reason.json").write_text(json.dumps(content, indent=2, default=str))
+            (place / _ABOUT).write_text(json.dumps(content, indent=2, default=str))
         except OSError:
             shutil.rmtree(place, ignore_errors=True)
             raise
         self.forget_old(time)
         return place
+
+    def names(self) -> list[str]:
+        """Names of the refused labels that are kept, the newest first."""
+        return sorted((place.name for place in self.folder.glob("*-*")), reverse=True)
+
+    def about(self, name: str) -> dict[str, Any]:
+        """What is known of a refused label: ``image``, ``tag``, ``reason``, ``at``, ``file`` and who sent it."""
+        known = read_own_json(self.folder / name / _ABOUT)
+        params = known.pop("params", None)
+        return {**known, "client_id": str(params.get("client_id") or "") if isinstance(params, dict) else ""}
 
     def forget_old(self, time: dt.datetime | None = None) -> None:
         """Remove what is older than 30 days, and the oldest where all of it has become too much."""

@@ -331,6 +331,24 @@ class ArchiveFolder(StudiesFolder):
             self._outbox.wait_for(image_id, SENDING_SECONDS)
         return saved
 
+    def unsent(self) -> dict[str, str]:
+        """Images whose label could not be sent to the archive -> why."""
+        infos = self.with_label(FINAL)
+        states = {name: info[STATE] for name, info in infos.items() if STATE in info}
+        return {
+            name: str(state.get("reason") or "the archive refused it")
+            for name, state in states.items()
+            if state.get("state") == FAILED
+        }
+
+    def send_again(self, image_id: str) -> None:
+        """Try once more to send the label of an image that could not be sent."""
+        if image_id in self.unsent():
+            series = self.get_label_info(image_id, FINAL)[STATE]["series"]
+            self._settled(image_id, series, {"state": WAITING, "series": series})
+            if self._outbox is not None:
+                self._outbox.send_soon()
+
     def _waiting(self) -> list[str]:
         """Images whose label the archive has not got yet, the oldest label first."""
         infos = self.with_label(FINAL)

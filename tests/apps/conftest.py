@@ -20,7 +20,7 @@ def over_http(app: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]
             monkeypatch.setattr(module, "app_instance", lambda: app)
     monkeypatch.setattr(app.loop, "start", lambda: None)
     before = list(server.user_middleware), dict(server.exception_handlers)
-    with TestClient(server) as client:
+    with TestClient(server, base_url="http://127.0.0.1:8000") as client:
         yield client
     server.router.routes[:] = routes
     server.user_middleware[:], server.exception_handlers = before

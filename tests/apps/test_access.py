@@ -8,11 +8,15 @@ from starlette.staticfiles import StaticFiles
 
 from apps import (
     access,
+    api_page,
     grading,
     jobs,
+    logs,
     metrics,
     ohif,
     pages,
+    problems,
+    progress,
     proxy,
     pseudo_labels,
     relabelling,
@@ -24,7 +28,26 @@ from apps import (
 from apps.access import TABLE, AccessError, Body, Role, Row, body_of, role_of, serve_only
 from apps.routes import ADMIN, READER
 
-OURS = (routes, jobs, upkeep, metrics, relabelling, pages, stock, grading, pseudo_labels, ohif, proxy, sign_in)
+OURS = (
+    *(routes, jobs, upkeep, metrics, relabelling, logs, api_page, problems, progress, pages),
+    *(stock, grading, pseudo_labels, ohif, proxy, sign_in),
+)
+    routes,
+    jobs,
+    upkeep,
+    metrics,
+    relabelling,
+    logs,
+    api_page,
+    problems,
+    pages,
+    stock,
+    grading,
+    pseudo_labels,
+    ohif,
+    proxy,
+    sign_in,
+)
 
 
 def all_routes() -> list[APIRoute]:

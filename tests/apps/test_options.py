@@ -50,6 +50,8 @@ def test_values_come_as_text():
         ("labels", "a,a", "labels must be different names"),
         ("labels", "../evil", "labels must be different names"),
         ("channels", "t1/../..", "channels must be different names"),
+        ("hosts", "a.example,https://b.example", "hosts: 'https://b.example' is not a host name"),
+        ("origins", "viewer.example", "origins: 'viewer.example' is not an origin"),
     ],
 )
 def test_refusals_name_the_option_and_the_value(name, value, words):
@@ -71,6 +73,8 @@ ODD = {
     "relabel": ["maybe", "", "1"],
     "auto_train": ["yes", "1", "", "TRUE!"],
     "tags": ["history", "my tag", "a,a", "..", "ä", "x" * 65],
+    "hosts": ["", "http://a", "a/b", "a:x", "ä ö", "*", "a b"],
+    "origins": ["a.example", "ftp://a", "*", "http://", "https://a/b"],
     "max_upload_mb": ["0", "-1", "1e3", "inf", "9" * 30],
     "channels": ["a,a", "../x", "a/b", "x" * 300],
     "allow_empty": ["maybe", ""],
@@ -109,7 +113,10 @@ def test_the_largest_values_work(tmp_path, name):
     store.close()
 
 
-@given(st.sampled_from(["batch_size", "lease_minutes", "auto_train", "labels", "channels", "seed"]), st.text())
+@given(
+    st.sampled_from(["batch_size", "lease_minutes", "auto_train", "labels", "channels", "seed", "hosts", "origins"]),
+    st.text(),
+)
 def test_any_text_is_taken_or_refused(name, text):
     with contextlib.suppress(ConfigurationError):
         options = VolumeOptions.parse({name: text}, labels=("tumor",))

@@ -15,6 +15,7 @@ from strategies.rounds import Rounds
 from strategies.store import ImageRecord, Training, now
 from tasks.loop import RECORDS, ActiveLearningLoop
 from tasks.segmentation.models import BOOTSTRAP, SINGLE
+from tests.tiny import take_label
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = [f"image{i}" for i in range(8)]
@@ -345,7 +346,6 @@ from strategies.store import Store
 from tasks.loop import ActiveLearningLoop
 from tasks.segmentation.models import SINGLE, segmentation_models
 from tests.tasks.test_loop import publish
-from tests.tiny import take_label
 folder = Path(sys.argv[1])
 store = Store(folder / "store.sqlite")
 registry = segmentation_models(folder / "models", store)
