@@ -13,10 +13,15 @@ from typing_extensions import Self
 
 from tasks.dicom.selection import SeriesFilter
 from tasks.files import split_names
+from tasks.sizes import MAX_PIXELS, MAX_VOXELS
 
 
 class ConfigurationError(ValueError):
     """A ``--conf`` option that is unknown or has a wrong value; the message names it."""
+
+
+_LOWEST = {"batch_size": 1, "train_after": 0, "seed": 0, "max_upload_mb": 1, "max_voxels": 1, "max_pixels": 1}
+"""Option -> its lowest value."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Options:
         auto_train: start trainings in the background; scoring follows every training, whoever started it.
         tags: tags that labels may be saved under besides ``final`` and ``original``, comma separated.
         max_upload_mb: largest request that is taken, in MiB.
+        max_voxels: largest image that is read: voxels, or pixels of a picture times its channels.
+        max_pixels: largest picture that is read, in pixels.
     """
 
     strategy: str = ""
@@ -52,6 +59,8 @@ class Options:
     auto_train: bool = True
     tags: tuple[str, ...] = ()
     max_upload_mb: int = 2048
+    max_voxels: int = MAX_VOXELS
+    max_pixels: int = MAX_PIXELS
 
     @classmethod
     def parse(cls, conf: Mapping[str, str], **defaults: Any) -> Self:
@@ -76,7 +85,7 @@ class Options:
             except ValueError as error:
                 raise ConfigurationError(f"option {name} must be {_KINDS[kind]}, got {text!r}") from error
         options = cls(**values)
-        for name, low in (("batch_size", 1), ("train_after", 0), ("seed", 0), ("max_upload_mb", 1)):
+        for name, low in _LOWEST.items():
             if getattr(options, name) < low:
                 raise ConfigurationError(f"option {name} must be at least {low}, got {getattr(options, name)}")
         if not options.lease_minutes > 0:

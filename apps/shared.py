@@ -22,6 +22,7 @@ from apps import jobs, metrics, pages, relabelling, routes, sign_in, stock, upke
 from apps.access import Row
 from apps.authentication import accept_tokens
 from apps.guard import protect, warn_if_open
+from apps.lanes import DECODES
 from apps.options import ConfigurationError, Options, is_remote, refuse
 from strategies.catalogue import QueryStrategy, offered
 from strategies.claims import SCORING, TRAIN, Claims, owner
@@ -39,6 +40,7 @@ from tasks.hyperparameters import default_preset
 from tasks.jobs.queue import JOB_PROCESS, Job, JobQueue
 from tasks.loop import ActiveLearningLoop
 from tasks.models import ModelRegistry
+from tasks.sizes import LIMITS
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +119,7 @@ class ActiveLearningApp:
             if self.local_only and is_remote(studies):
                 raise ConfigurationError(f"studies {studies} must be a local folder: this app works on image files")
             self.options = self.options_type.parse(conf or {}, labels=self.default_labels)
+            LIMITS.max_voxels, LIMITS.max_pixels = self.options.max_voxels, self.options.max_pixels
             self.query_strategies = self._offered()
             self.folder = _kept_for(studies, app_dir)
             self.grouping = self._grouping(studies)
@@ -179,6 +182,7 @@ class ActiveLearningApp:
             # A job only reads: what it knows may be older than what annotators have saved since.
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not job,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY or job,
+            turn=DECODES.turn,
         )
 
     def open_datastore(self, **options: Any) -> StudiesFolder:

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoun
 
 from tasks.datastore.index import Index, IndexChange
 from tasks.datastore.rejected import RejectedLabels
-from tasks.datastore.rules import FINAL, LabelRule, any_label
+from tasks.datastore.rules import FINAL, LabelRule, any_image, any_label
 from tasks.datastore.stock import read_stock_index
 from tasks.datastore.watcher import Watcher
 from tasks.files import (
@@ -64,6 +65,8 @@ class StudiesFolder(LocalDatastore):
         on_change: called with what has changed after images or labels came or went.
         extensions: patterns of image files.
         rule: what a final label must fulfil.
+        look: raises :class:`tasks.files.ImageError` for a new image that cannot be used.
+        turn: entered while a file that was sent is looked at, so that a server can bound how many are at once.
         tags: tags that labels may be saved under; None allows any that can be a folder name.
         auto_reload: follow changes that others make in the folder.
         read_only: do not write anything.
@@ -78,6 +81,8 @@ class StudiesFolder(LocalDatastore):
         on_change: Callable[[Changes], None] = lambda changes: None,
         extensions: Sequence[str] = ("*.nii.gz", "*.nii"),
         rule: LabelRule = any_label,
+        look: Callable[[Path], None] = any_image,
+        turn: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
         tags: Sequence[str] | None = None,
         auto_reload: bool = False,
         read_only: bool = False,
@@ -85,6 +90,8 @@ class StudiesFolder(LocalDatastore):
         self._mutex = threading.RLock()
         self._on_change: Callable[[Changes], None] = lambda changes: None  # not before everything is there
         self._rule = rule
+        self._look_at = look
+        self._turn = turn
         self._tags = None if tags is None else {FINAL, ORIGINAL, *tags}
         self._extensions = list(extensions)
         self._auto_reload = auto_reload
@@ -177,7 +184,8 @@ class StudiesFolder(LocalDatastore):
         """Add an image; one that is there already may be replaced until it has a final label.
 
         Raises:
-            ImageError: an id that cannot be a file name, a kind of file that is no image here, or a labelled image.
+            ImageError: an id that cannot be a file name, a kind of file that is no image here, one
+                that cannot be used, or a labelled image.
         """
         name, ending = self._to_id(Path(image_filename).name)
         image_id = image_id or name
@@ -187,6 +195,11 @@ class StudiesFolder(LocalDatastore):
             raise ImageError(
                 f"{ending or 'a file without ending'} is no image; images are {', '.join(self._extensions)}"
             )
+        with self._turn():
+            try:
+                self._look_at(Path(image_filename))
+            except ImageError as error:
+                raise ImageError(str(error).replace(image_filename, image_id + ending)) from error
         with self._mutex:
             there = self._datastore.objects.get(image_id)
             if there is not None and FINAL in there.labels:
@@ -248,7 +261,9 @@ class StudiesFolder(LocalDatastore):
             file = Path(label_filename)
             if label_tag == FINAL:
                 try:
-                    accepted = self._rule(file, Path(self.get_image_uri(image_id)), label_info, Path(folder))
+                    image = Path(self.get_image_uri(image_id))  # from an archive it may take a while
+                    with self._turn():
+                        accepted = self._rule(file, image, label_info, Path(folder))
                 except (LabelError, ImageError, ArchiveError) as error:
                     raise self._rejected(image_id, file, label_tag, label_info, error) from error
                 file, about = accepted.file, accepted.about
