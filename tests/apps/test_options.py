@@ -35,6 +35,8 @@ def test_values_come_as_text():
     [
         ("colour", "red", "unknown option 'colour'; known are strategy"),
         ("batch_size", "0", "batch_size must be at least 1, got 0"),
+        ("max_voxels", "0", "max_voxels must be at least 1, got 0"),
+        ("max_pixels", "1e9", "max_pixels must be a whole number, got '1e9'"),
         ("batch_size", "1.5", "batch_size must be a whole number, got '1.5'"),
         ("train_after", "-1", "train_after must be at least 0"),
         ("lease_minutes", "0", "lease_minutes must be positive"),

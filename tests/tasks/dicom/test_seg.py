@@ -11,7 +11,7 @@ from pydicom.uid import generate_uid
 
 from tasks.dicom.seg import Authorship, made_at, may_be_mirrored, read_seg, referenced_series, write_seg
 from tasks.dicom.volume import to_volume
-from tasks.files import LabelError
+from tasks.files import ImageError, LabelError
 from tasks.volume_segmentation.geometry import read_grid
 from tests.dicom import AXIAL, OBLIQUE, datasets, dcmqi_seg, enhanced, mr_series
 
@@ -161,7 +161,7 @@ def test_what_is_no_segmentation_of_the_image_is_refused(series, grid):
     with pytest.raises(LabelError, match="not on the grid"):
         read_seg(seg, space.shape, moved, 3)
     with pytest.raises(LabelError, match="not on the grid"):
-        read_seg(seg, (3, 3, 3), space.affine, 3)
+        read_seg(seg, (3, 3, 3), space.affine, 9)
     with pytest.raises(LabelError, match="cannot be read as DICOM SEG"):
         read_seg(series[0], space.shape, space.affine, 3)
     seg.SegmentationType = "FRACTIONAL"
@@ -169,3 +169,12 @@ def test_what_is_no_segmentation_of_the_image_is_refused(series, grid):
         read_seg(seg, space.shape, space.affine, 3)
     with pytest.raises(LabelError, match="empty"):
         write_seg(np.zeros(space.shape), space.affine, NAMES, series, author(), generate_uid())
+
+
+def test_a_segmentation_with_more_pixels_than_its_image_in_all_layers_is_refused_before_one_is_decoded(series, grid):
+    space, image = grid
+    seg = written(write_seg(label_of(image), space.affine, NAMES, series, author(), generate_uid()))
+    read_seg(seg, space.shape, space.affine, 2)
+    seg.NumberOfFrames = 2 * 5 + 1
+    with pytest.raises(ImageError, match=r"claims 11x6x7x1 voxels: its image has .*, and the declared labels allow 2"):
+        read_seg(seg, space.shape, space.affine, 2)
