@@ -157,7 +157,7 @@ def test_no_picture_takes_the_memory_of_the_server_with_the_grading_page(tmp_pat
     shown = [pixels(name.partition(".")[0], 200 if name == "bits.png" else 422) for name in PICTURES]
     sent = [row for row in rows(image) if not any(part in row.name for part in ("bits", "within", "text", "exif.png"))]
     app = ROOT / "apps" / "image_classification"
-    with Server(studies, tmp_path, app, labels="low,high", auto_train="false", weights="") as server:
+    with Server(studies, tmp_path, app, labels="low,high", auto_train="false") as server:
         explode(server, shown + sent)
         assert pixels("image0").send(server.url).status_code == 200
 
