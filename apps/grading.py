@@ -13,6 +13,7 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
+from apps.lanes import DECODES
 from apps.pages import ONLY_OURS, WEB
 from apps.routes import READER
 from tasks.files import ImageError
@@ -42,11 +43,12 @@ def pixels(image: str, user: User = READER) -> Response:
     file = app_instance().datastore().get_image_uri(image)
     if not file:
         raise HTTPException(status_code=404, detail=f"there is no image {image!r}")
-    try:
-        array = read_image(file)
-    except ImageError as error:
-        raise HTTPException(status_code=422, detail=str(error)) from error
-    stored, header = for_the_screen(array)
+    with DECODES.turn():
+        try:
+            array = read_image(file, LARGEST_SIDE)
+        except ImageError as error:
+            raise HTTPException(status_code=422, detail=str(error)) from error
+        stored, header = for_the_screen(array)
     return Response(
         stored.tobytes(), media_type="application/octet-stream", headers={"X-Image": json.dumps(header), **_PRIVATE}
     )

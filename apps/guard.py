@@ -190,6 +190,11 @@ def _too_slow(_: Request, error: Exception) -> Response:
     return _answer(503, f"it took too long{f': {error}' if str(error) else ''}", **{"Retry-After": "60"})
 
 
+def _too_little_memory(_: Request, error: Exception) -> Response:
+    logger.error("too little memory: %s", error)
+    return _answer(503, "the server has too little memory for this now; try again later", **{"Retry-After": "60"})
+
+
 def _is_full(error: BaseException | None) -> bool:
     """Whether an error means that the disk is full."""
     if isinstance(error, OperationalError):
@@ -244,6 +249,7 @@ HANDLERS: dict[type[Exception], Callable[..., Any]] = {
     TimeoutError: _too_slow,
     concurrent.futures.TimeoutError: _too_slow,  # another kind in Python 3.10
     OSError: _machine,
+    MemoryError: _too_little_memory,
     requests.RequestException: _realm_away,  # the archive's become ArchiveError
     HTTPException: _http,
 }

@@ -7,10 +7,13 @@ and every next image would wait.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import math
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 from fastapi import HTTPException, Request
@@ -54,8 +57,7 @@ class Lane:
         """
         with self._lock:
             if self.waiting >= self.longest:
-                words = f"{self.waiting} {self.name} wait already; try again later"
-                raise HTTPException(503, words, {"Retry-After": str(math.ceil(self.seconds))})
+                raise _busy(self)
             self.waiting += 1
         turn = _Turn(self, call)
         done = asyncio.wrap_future(self._pool.submit(turn))
@@ -68,6 +70,65 @@ class Lane:
             turn.give_up()
             raise
         return cast(T, done.result())
+
+
+class Gate:
+    """Lets some calls through at once; the others wait in their own threads, and more than some that wait are refused.
+
+    For plain routes and what they call, where only a part of the work is heavy: see :class:`Lane` for the whole of it.
+
+    Args:
+        name: what waits, in the plural, for messages.
+        at_once: calls that are let through.
+        longest: calls that may wait; each holds a thread of the pool that all routes share.
+        seconds: how long one waits at most.
+    """
+
+    def __init__(self, name: str, at_once: int, longest: int, seconds: float) -> None:
+        self.name = name
+        self.longest = longest
+        self.seconds = seconds
+        self.waiting = 0
+        self._lock = threading.Lock()
+        self._free = threading.Semaphore(at_once)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a turn, and keep it until the end of the block.
+
+        Raises:
+            HTTPException: 503 if too many wait already, or if it has waited too long.
+        """
+        if not self._free.acquire(blocking=False):
+            self._wait()
+        try:
+            yield
+        finally:
+            _give_memory_back()
+            self._free.release()
+
+    def _wait(self) -> None:
+        with self._lock:
+            if self.waiting >= self.longest:
+                raise _busy(self)
+            self.waiting += 1
+        try:
+            if not self._free.acquire(timeout=self.seconds):
+                raise _busy(self)
+        finally:
+            with self._lock:
+                self.waiting -= 1
+
+
+def _give_memory_back() -> None:
+    """Return freed memory to the system: glibc keeps what a thread has freed for that thread, gigabytes after a few."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def _busy(queue: Lane | Gate) -> HTTPException:
+    words = f"{queue.waiting} {queue.name} wait already; try again later"
+    return HTTPException(503, words, {"Retry-After": str(math.ceil(queue.seconds))})
 
 
 class _Turn:
@@ -101,3 +162,6 @@ class _Turn:
 
 INFERENCES = Lane("inferences", max(1, settings.MONAI_LABEL_INFER_CONCURRENCY), LONGEST_QUEUE, seconds=30)
 """Runs one inference at a time, or as many as ``MONAI_LABEL_INFER_CONCURRENCY`` says."""
+
+DECODES = Gate("images and labels", at_once=2, longest=8, seconds=30)
+"""Reads what was sent, or is asked for by a page: pixels take many times the bytes of their file."""

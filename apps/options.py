@@ -15,6 +15,7 @@ from apps.origins import parse_host, parse_origin
 from tasks.datastore.folder import HISTORY
 from tasks.dicom.selection import SeriesFilter
 from tasks.files import LONGEST_NAME, is_safe_tag, split_names
+from tasks.sizes import MAX_PIXELS, MAX_VOXELS
 
 
 class ConfigurationError(ValueError):
@@ -41,6 +42,8 @@ class Options:
         max_upload_mb: largest request that is taken, in MiB.
         hosts: names by which browsers reach the server besides the machine's own, such as a proxy's, comma separated.
         origins: other websites whose pages may use the server, such as ``https://viewer.example``, comma separated.
+        max_voxels: largest image that is read: voxels, or pixels of a picture times its channels.
+        max_pixels: largest picture that is read, in pixels.
     """
 
     strategy: str = ""
@@ -58,6 +61,8 @@ class Options:
     max_upload_mb: int = 2048
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    max_voxels: int = MAX_VOXELS
+    max_pixels: int = MAX_PIXELS
 
     @classmethod
     def parse(cls, conf: Mapping[str, str], **defaults: Any) -> Self:
@@ -160,6 +165,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "max_upload_mb": (1, 1 << 20),
     "lease_minutes": (0, 10_000_000),
+    "max_voxels": (1, 2**40),
+    "max_pixels": (1, 2**40),
 }
 """Option -> smallest and largest value that the rest of the program can work with."""
 

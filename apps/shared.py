@@ -37,6 +37,7 @@ from apps import (
 from apps.access import Row
 from apps.authentication import accept_tokens
 from apps.guard import listens_on, protect, warn_if_open
+from apps.lanes import DECODES
 from apps.options import ConfigurationError, Options, is_remote, refuse
 from apps.origins import OwnHosts
 from apps.start import check_settings, check_studies, say_what_is_lost
@@ -60,6 +61,7 @@ from tasks.hyperparameters import default_preset
 from tasks.jobs.queue import JOB_PROCESS, Job, JobQueue
 from tasks.loop import ActiveLearningLoop
 from tasks.models import ModelRegistry
+from tasks.sizes import LIMITS
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +150,7 @@ class ActiveLearningApp:
                 raise ConfigurationError(f"studies {studies} must be a local folder: this app works on image files")
             check_studies(studies)
             self.options = self.options_type.parse(conf or {}, labels=self.default_labels)
+            LIMITS.max_voxels, LIMITS.max_pixels = self.options.max_voxels, self.options.max_pixels
             self.query_strategies = self._offered()
             self.folder = _kept_for(studies, app_dir)
             self.grouping = self._grouping(studies)
@@ -217,6 +220,7 @@ class ActiveLearningApp:
             # A job only reads: what it knows may be older than what annotators have saved since.
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not job,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY or job,
+            turn=DECODES.turn,
         )
 
     def open_datastore(self, **options: Any) -> StudiesFolder:

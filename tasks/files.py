@@ -50,6 +50,8 @@ def reading(file: Path) -> Iterator[None]:
         yield
     except ImageError:
         raise
+    except MemoryError as error:
+        raise ImageError(f"{file} cannot be read: there is too little memory") from error
     except Exception as error:  # every reader library raises its own kinds
         raise ImageError(f"{file} cannot be read: {reason(error)}") from error
 

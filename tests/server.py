@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -68,6 +69,18 @@ class Server:
 
     def text(self) -> str:
         return self.log.read_text(errors="replace")
+
+    def memory(self, name: str = "VmRSS") -> int:
+        """Bytes of the server's memory: ``VmRSS`` what it uses, ``VmSize`` what it has mapped."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith(f"{name}:"))) << 10
+
+    def limit_memory(self, more: int) -> None:
+        """Let the server map no more than this beyond what it has mapped now."""
+        assert self.process is not None
+        most = self.memory("VmSize") + more
+        resource.prlimit(self.process.pid, resource.RLIMIT_AS, (most, most))
 
     def kill(self) -> None:
         """kill -9 of the server and everything it started."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from tasks.volume_segmentation.inference import VolumeInferTask
 from tasks.volume_segmentation.presets import PRESETS
 from tasks.volume_segmentation.scoring import ScoreVolumes
 from tasks.volume_segmentation.training import VolumeTrainTask
+from tasks.volume_segmentation.volumes import check_image
 
 
 class VolumeSegmentation(ActiveLearningApp, MONAILabelApp):
@@ -59,6 +61,7 @@ class VolumeSegmentation(ActiveLearningApp, MONAILabelApp):
         """A folder, or an archive, whose labels are label maps on the grid of their volume."""
         labels, channels = self.options.labels, self.options.channels
         options["rule"] = VolumeRule(labels, self.options.allow_empty)
+        options["look"] = functools.partial(check_image, channels=channels)
         if is_remote(self.studies):
             archive, wanted = Archive(self.studies, settings), SeriesFilter.parse(self.options.series)
             return ArchiveFolder(str(self.folder / "studies"), archive, wanted, labels, channels, **options)

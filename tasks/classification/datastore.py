@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.datastore.folder import StudiesFolder
 from tasks.files import LabelError, write_json
-from tasks.images import IMAGE_PATTERNS
+from tasks.images import IMAGE_PATTERNS, check_image
 
 _LARGEST = 64 * 1024
 """Bytes of a label file: it holds one name."""
@@ -29,7 +29,7 @@ class GradedFolder(StudiesFolder):
 
     def __init__(self, path: str, classes: Sequence[str] = (), **options: Any) -> None:
         self._classes = tuple(classes)
-        super().__init__(path, extensions=IMAGE_PATTERNS, **options)
+        super().__init__(path, extensions=IMAGE_PATTERNS, look=check_image, **options)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Store a class.
@@ -71,14 +71,29 @@ class GradedFolder(StudiesFolder):
             self.set_labels(label_tag, labels, replace=False)
 
 
-def _class_in(file: Path, info: dict[str, Any]) -> str:
+def read_grade(file: Path) -> Any:
+    """Content of a label file, None if it is empty.
+
+    Raises:
+        ValueError: no JSON, or more of it than a name needs.
+    """
     if file.stat().st_size > _LARGEST:
-        raise LabelError(f"a label file holds one class name; this one has {file.stat().st_size} bytes")
+        raise ValueError(f"a label file holds one class name; this one has {file.stat().st_size} bytes")
     content = file.read_bytes().strip()
     try:
-        found = json.loads(content) if content else info
-    except ValueError as error:
+        return json.loads(content) if content else None
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _class_in(file: Path, info: dict[str, Any]) -> str:
+    try:
+        content = read_grade(file)
+        found = info if content is None else content
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise LabelError('the label file is no JSON such as {"label": "HGG"}') from error
+    except ValueError as error:
+        raise LabelError(str(error)) from error
     name = found.get("label") if isinstance(found, dict) else None
     if not isinstance(name, str) or not name:
         raise LabelError('no class given: send {"label": "..."} as the file or in params')

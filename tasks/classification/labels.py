@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tasks.classification.datastore import GradedFolder
+from tasks.classification.datastore import GradedFolder, read_grade
 from tasks.datastore.rules import FINAL
 from tasks.files import ImageError, image_id, read_table, split_names
 from tasks.groups import LABELS_TABLE
@@ -33,7 +32,7 @@ def read_class(file: str | Path, classes: Sequence[str]) -> int:
         ImageError: unreadable, or a class that is not declared.
     """
     try:
-        name = json.loads(Path(file).read_text())["label"]
+        name = read_grade(Path(file))["label"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ImageError(f'{file} is not a label such as {{"label": "{classes[0]}"}}: {error}') from error
     if name not in classes:

@@ -25,7 +25,7 @@ from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoun
 from tasks.datastore.checksums import CHECKSUM, CHECKSUM_OF, Checksums
 from tasks.datastore.index import Index, IndexChange
 from tasks.datastore.rejected import RejectedLabels
-from tasks.datastore.rules import FINAL, LabelRule, any_label
+from tasks.datastore.rules import FINAL, LabelRule, any_image, any_label
 from tasks.datastore.stock import read_stock_index
 from tasks.datastore.watcher import Watcher
 from tasks.files import (
@@ -74,6 +74,8 @@ class StudiesFolder(LocalDatastore):
         on_label: called with the id of an image that was given a final label, while nothing else can change.
         extensions: patterns of image files.
         rule: what a final label must fulfil.
+        look: raises :class:`tasks.files.ImageError` for a new image that cannot be used.
+        turn: entered while a file that was sent is looked at, so that a server can bound how many are at once.
         tags: tags that labels may be saved under; None allows any that can be a folder name.
         auto_reload: follow changes that others make in the folder.
         read_only: do not write anything.
@@ -89,6 +91,8 @@ class StudiesFolder(LocalDatastore):
         on_label: Callable[[str], None] = lambda image_id: None,
         extensions: Sequence[str] = ("*.nii.gz", "*.nii"),
         rule: LabelRule = any_label,
+        look: Callable[[Path], None] = any_image,
+        turn: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
         tags: Sequence[str] | None = None,
         auto_reload: bool = False,
         read_only: bool = False,
@@ -97,6 +101,8 @@ class StudiesFolder(LocalDatastore):
         self._on_change: Callable[[Changes], None] = lambda changes: None  # not before everything is there
         self._on_label = on_label
         self._rule = rule
+        self._look_at = look
+        self._turn = turn
         self._tags = None if tags is None else {FINAL, ORIGINAL, *tags}
         self._extensions = list(extensions)
         self._auto_reload = auto_reload
@@ -254,7 +260,8 @@ class StudiesFolder(LocalDatastore):
         """Add an image; one that is there already may be replaced until it has a final label.
 
         Raises:
-            ImageError: an id that cannot be a file name, a kind of file that is no image here, or a labelled image.
+            ImageError: an id that cannot be a file name, a kind of file that is no image here, one
+                that cannot be used, or a labelled image.
         """
         name, ending = self._to_id(Path(image_filename).name)
         image_id = image_id or name
@@ -264,6 +271,11 @@ class StudiesFolder(LocalDatastore):
             raise ImageError(
                 f"{ending or 'a file without ending'} is no image; images are {', '.join(self._extensions)}"
             )
+        with self._turn():
+            try:
+                self._look_at(Path(image_filename))
+            except ImageError as error:
+                raise ImageError(str(error).replace(image_filename, image_id + ending)) from error
         with self._mutex:
             there = self._datastore.objects.get(image_id)
             if there is not None and FINAL in there.labels:
@@ -324,7 +336,9 @@ class StudiesFolder(LocalDatastore):
             file = Path(label_filename)
             if label_tag == FINAL:
                 try:
-                    accepted = self._rule(file, Path(self.get_image_uri(image_id)), label_info, Path(folder))
+                    image = Path(self.get_image_uri(image_id))  # from an archive it may take a while
+                    with self._turn():
+                        accepted = self._rule(file, image, label_info, Path(folder))
                 except (LabelError, ImageError, ArchiveError) as error:
                     raise self._rejected(image_id, file, label_tag, label_info, error) from error
                 file, about = accepted.file, accepted.about

@@ -43,6 +43,10 @@ class LabelRule(Protocol):
         """
 
 
+def any_image(image: Path) -> None:
+    """Take an image as it is."""
+
+
 def any_label(label: Path, image: Path, info: Mapping[str, Any], folder: Path) -> Accepted:
     """Take a label as it is."""
     return Accepted(label)

@@ -35,6 +35,19 @@ class Frame:
         return float(self.position @ np.cross(self.orientation[:3], self.orientation[3:]))
 
 
+def claimed(instance: Dataset) -> tuple[int, int, int, int]:
+    """Frames, rows, columns and samples per pixel that an instance claims to have, whether their pixels are there.
+
+    Raises:
+        ValueError: it does not say, or no number.
+    """
+    try:
+        frames = max(int(instance.get("NumberOfFrames") or 1), len(instance.get(GROUPS) or ()))
+        return frames, int(instance.Rows), int(instance.Columns), int(instance.get("SamplesPerPixel") or 1)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"pixels of an unknown number: {error}") from error
+
+
 def frames_of(instance: Dataset) -> list[Frame]:
     """The frames of an instance, in their order.
 

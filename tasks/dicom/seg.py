@@ -17,8 +17,9 @@ from pydicom.uid import generate_uid
 from pydicom.valuerep import PersonName
 from skimage.color import rgb2lab
 
-from tasks.dicom.frames import GROUPS, Frame, frames_of, group
-from tasks.files import LabelError
+from tasks.dicom.frames import GROUPS, Frame, claimed, frames_of, group
+from tasks.files import ImageError, LabelError
+from tasks.sizes import check_layers
 
 MANUFACTURER = "Active learning for MONAI Label"
 _PALETTE = ((230, 60, 60), (70, 160, 240), (250, 200, 60), (90, 200, 110), (190, 110, 230), (250, 140, 60))
@@ -165,7 +166,7 @@ def _voxels(shape: tuple[int, ...], affine: np.ndarray, frame: Frame) -> tuple[n
 
 
 def read_seg(
-    seg: Dataset, shape: tuple[int, ...], affine: np.ndarray
+    seg: Dataset, shape: tuple[int, ...], affine: np.ndarray, layers: int
 ) -> tuple[np.ndarray, list[dict[str, object]], str]:
     """A DICOM SEG as a label map on the grid of its image.
 
@@ -173,16 +174,19 @@ def read_seg(
         seg: the instance.
         shape: ``[X, Y, Z]`` of the image.
         affine: of the image, voxel index to RAS mm.
+        layers: segments that may each have all voxels of the image.
 
     Returns:
         The label map by segment number, ``label_info`` (name and ``idx`` of each segment), and who made it.
 
     Raises:
         LabelError: no SEG, no pixels, fractional segments, or frames elsewhere than on the image's grid.
+        ImageError: it claims more pixels than its image has voxels in all layers.
     """
     try:
         if seg.SegmentationType not in ("BINARY", "LABELMAP"):
             raise LabelError(f"it is a {str(seg.SegmentationType).lower()} segmentation")
+        check_layers("it", claimed(seg), shape, layers)
         planes = np.asarray(seg.pixel_array)
         planes = planes[None] if planes.ndim == 2 else planes
         label = np.zeros(shape, dtype=np.uint8)
@@ -199,7 +203,7 @@ def read_seg(
             {"name": str(item.get("SegmentLabel", "")), "idx": int(item.SegmentNumber)} for item in seg.SegmentSequence
         ]
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, LabelError):
+        if isinstance(error, LabelError | ImageError):
             raise
         raise LabelError(f"it cannot be read as DICOM SEG: {error}") from error
     return label, segments, str(seg.get("ContentCreatorName", "") or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ import numpy as np
 import SimpleITK
 from pydicom.dataset import Dataset
 
-from tasks.dicom.frames import GROUPS, Frame, frames_of, group
+from tasks.dicom.frames import GROUPS, Frame, claimed, frames_of, group
 from tasks.files import ImageError, reason
+from tasks.sizes import check_voxels
 
 LARGEST_GAP = 1.5
 """Distance of two slices, in units of the usual one, from which slices are missing."""
@@ -25,7 +27,8 @@ def to_volume(instances: Sequence[Dataset], name: str) -> SimpleITK.Image:
         name: for messages.
 
     Raises:
-        ImageError: no image, slices are missing, of different sizes or directions, or the pixels cannot be read.
+        ImageError: no image, more pixels than the limit, slices are missing, of different sizes or directions, or the
+            pixels cannot be read.
     """
     if not instances:
         raise ImageError(f"series {name} has no instances")
@@ -33,7 +36,11 @@ def to_volume(instances: Sequence[Dataset], name: str) -> SimpleITK.Image:
     if not slices:
         raise ImageError(f"series {name} has no pixels")
     try:
+        values = sum(math.prod(claimed(instance)) for instance in slices)
+        check_voxels(f"series {name}", (values,))
         frames = [frame for instance in slices for frame in frames_of(instance)]
+    except ImageError:
+        raise
     except ValueError as error:
         raise ImageError(f"series {name} has {error}") from error
     if len(frames) > len(slices) > 1:

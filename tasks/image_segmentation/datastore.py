@@ -11,7 +11,7 @@ from tasks.datastore.rules import FINAL, Accepted
 from tasks.files import ImageError, LabelError
 from tasks.image_segmentation.pseudo_labels import PSEUDO
 from tasks.image_segmentation.slices import read_mask
-from tasks.images import IMAGE_PATTERNS
+from tasks.images import IMAGE_PATTERNS, check_image
 
 
 class MaskRule:
@@ -45,7 +45,7 @@ class MaskFolder(StudiesFolder):
     label_extensions = ("*.nrrd",)
 
     def __init__(self, path: str, names: Sequence[str], **options: Any) -> None:
-        super().__init__(path, extensions=IMAGE_PATTERNS, rule=MaskRule(names), **options)
+        super().__init__(path, extensions=IMAGE_PATTERNS, rule=MaskRule(names), look=check_image, **options)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Store a mask.

@@ -6,7 +6,7 @@ the patient's left and rows going to posterior (LPS). Inside the program all ima
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ import torch
 from monai.data.utils import to_affine_nd
 from monai.transforms import Compose, NormalizeIntensityd, Resized, Transform
 from nibabel import orientations
-from PIL import Image
 
 from tasks.files import ImageError, reading
-from tasks.images import intensities, is_nifti, open_nifti_slice, read_nifti_slice, read_picture
+from tasks.images import intensities, open_nifti_slice, read_nifti_slice, read_picture
+from tasks.pictures import open_picture
 from tasks.segmentation.labels import check_values, load
+from tasks.sizes import check_label, is_nifti, sides
 
 IN_CHANNELS = 3
 """Channels of every network; grey fills all three."""
@@ -92,10 +93,13 @@ def read_mask(path: str | Path, classes: int, image: str | Path) -> np.ndarray:
         ImageError: unreadable, another size or geometry than the image, or values outside the declared classes.
     """
     file = Path(path)
-    mask = _picture_mask(file) if is_picture(file) else _voxel_mask(file, image)
     expected = read_size(image)
-    if mask.shape != expected:
-        raise ImageError(f"{file} has {_size(mask.shape)} pixels, its image {_size(expected)}")
+    if is_picture(file):
+        mask = _picture_mask(file, expected)
+    else:
+        check_label(file, expected, classes)
+        mask = _voxel_mask(file, image)
+    _check_size(file, mask.shape, expected)
     if classes == 2 and set(np.unique(mask).tolist()) <= {0, 255}:
         mask = mask // 255
     check_values(mask, file, classes)
@@ -115,7 +119,7 @@ def read_size(path: str | Path) -> tuple[int, int]:
             swapped = orientations.io_orientation(image.affine)[0, 0] == 1
             columns, rows = image.shape[1::-1] if swapped else image.shape[:2]
             return int(columns), int(rows)
-        with Image.open(file) as picture:
+        with open_picture(file) as picture:
             return picture.size
 
 
@@ -138,8 +142,9 @@ def _to_lps(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return np.asarray(orientations.apply_orientation(voxels, turn))
 
 
-def _picture_mask(file: Path) -> np.ndarray:
-    with reading(file), Image.open(file) as picture:
+def _picture_mask(file: Path, expected: tuple[int, int]) -> np.ndarray:
+    with open_picture(file) as picture:
+        _check_size(file, picture.size, expected)
         array = np.asarray(picture)
     if array.ndim == 3:
         colours = array[:, :, : 3 if array.shape[2] > 2 else 1]
@@ -153,7 +158,7 @@ def _voxel_mask(file: Path, image: str | Path) -> np.ndarray:
     volume = load(file)
     shape = tuple(volume.shape)
     if shape[0] != 1 or len(shape) not in (3, 4) or shape[3:] not in ((), (1,)):
-        raise ImageError(f"{file} is no mask of one slice: shape {_size(shape[1:])}, {shape[0]} channels")
+        raise ImageError(f"{file} is no mask of one slice: shape {sides(shape[1:])}, {shape[0]} channels")
     voxels = volume.numpy().reshape(*shape[1:3], 1)
     affine, own = to_affine_nd(3, np.asarray(volume.affine)), image_affine(image)
     if orientations.aff2axcodes(affine) != orientations.aff2axcodes(own):
@@ -167,8 +172,9 @@ def _voxel_mask(file: Path, image: str | Path) -> np.ndarray:
     return _to_lps(np.rint(voxels) if np.isfinite(voxels).all() else voxels, affine)[:, :, 0]
 
 
-def _size(shape: Sequence[int]) -> str:
-    return "x".join(str(side) for side in shape)
+def _check_size(file: Path, size: tuple[int, ...], expected: tuple[int, int]) -> None:
+    if size != expected:
+        raise ImageError(f"{file} has {sides(size)} pixels, its image {sides(expected)}")
 
 
 class ReadSliced(Transform):

@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage
 
 from tasks.files import ImageError, reading
+from tasks.sizes import check_volume, is_nrrd
 
 
 def load(file: Path) -> MetaTensor:
@@ -19,11 +20,12 @@ def load(file: Path) -> MetaTensor:
         ``[C, *S]`` float32 with the affine.
 
     Raises:
-        ImageError: missing or unreadable.
+        ImageError: missing, unreadable or larger than the limit.
     """
+    check_volume(file)
     with reading(file):
         # MONAI's NRRD reader needs header fields that are optional; ITK's does not.
-        reader = "ITKReader" if file.suffix == ".nrrd" else None
+        reader = "ITKReader" if is_nrrd(file) else "NibabelReader"
         volume: MetaTensor = LoadImage(reader, image_only=True, ensure_channel_first=True, dtype=torch.float32)(file)
     return volume
 

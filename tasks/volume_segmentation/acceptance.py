@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 from tasks.datastore.rules import Accepted
 from tasks.files import ImageError, LabelError, reading
 from tasks.segmentation.labels import check_values, load
-from tasks.volume_segmentation.geometry import Grid, onto, read_grid, sides
+from tasks.sizes import check_label, sides
+from tasks.volume_segmentation.geometry import Grid, onto, read_grid
 from tasks.volume_segmentation.volumes import IMAGE_ENDINGS
 
 RAW = ".bin"
@@ -46,7 +48,7 @@ class VolumeRule:
         except ImageError as error:
             raise LabelError(f"its image cannot be read: {str(error).replace(str(image), image.name)}") from error
         try:
-            values, grid = _read_raw(label, target) if label.name.endswith(RAW) else _read(label)
+            values, grid = self._read(label, target)
         except ImageError as error:
             raise LabelError(str(error).replace(str(label), "the label")) from error
         values, note = onto(values, grid, target)
@@ -65,6 +67,14 @@ class VolumeRule:
         made = folder / "label.nii.gz"
         nibabel.save(nibabel.Nifti1Image(mapped.astype(np.uint8), target.affine), made)
         return Accepted(made, about)
+
+    def _read(self, label: Path, image: Grid) -> tuple[np.ndarray, Grid]:
+        if label.name.endswith(RAW):
+            return _read_raw(label, image)
+        if not label.name.endswith(IMAGE_ENDINGS):
+            raise ImageError(f"{label} is no {', '.join((*IMAGE_ENDINGS, RAW))} file")
+        check_label(label, image.shape, len(self._names) + 1)
+        return _read_volume(label)
 
     def _by_name(self, values: np.ndarray, segments: Any) -> np.ndarray:
         """Values as we declare them: the same array if they are so already."""
@@ -97,9 +107,7 @@ def _segments(given: Any) -> list[tuple[int, str]]:
         raise LabelError('label_info must be a list of {"name": ..., "idx": ...}') from error
 
 
-def _read(label: Path) -> tuple[np.ndarray, Grid]:
-    if not label.name.endswith(IMAGE_ENDINGS):
-        raise ImageError(f"{label} is no {', '.join((*IMAGE_ENDINGS, RAW))} file")
+def _read_volume(label: Path) -> tuple[np.ndarray, Grid]:
     volume = load(label)
     if volume.ndim != 4 or volume.shape[0] != 1:
         raise ImageError(f"{label} is not one volume: {sides(volume.shape)}")
@@ -109,8 +117,9 @@ def _read(label: Path) -> tuple[np.ndarray, Grid]:
 
 def _read_raw(label: Path, image: Grid) -> tuple[np.ndarray, Grid]:
     with reading(label):
+        size = label.stat().st_size
+        if size != math.prod(image.shape):
+            expected = f"one per voxel of the image, {sides(image.shape)}, were expected"
+            raise ImageError(f"{label} has {size} bytes; {expected}")
         values = np.fromfile(label, dtype=np.uint8)
-    if values.size != np.prod(image.shape):
-        expected = f"one per voxel of the image, {sides(image.shape)}, were expected"
-        raise ImageError(f"{label} has {values.size} bytes; {expected}")
     return values.reshape(image.shape, order="F"), image

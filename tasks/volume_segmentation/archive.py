@@ -440,7 +440,7 @@ class ArchiveFolder(StudiesFolder):
                 "wrong slices. Use “Submit label” of the panel instead"
             )
         grid = read_grid(image)
-        label, segments, creator = read_seg(seg, grid.shape, grid.affine)
+        label, segments, creator = read_seg(seg, grid.shape, grid.affine, len(self._names) + 1)
         with tempfile.TemporaryDirectory(prefix="label-") as folder:
             file = Path(folder) / f"sent{_ENDING}"
             nibabel.save(nibabel.Nifti1Image(label, grid.affine), file)

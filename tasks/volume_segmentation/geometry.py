@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, i
 from scipy.ndimage import affine_transform
 
 from tasks.files import LabelError, reading
+from tasks.sizes import check_volume, is_nrrd, sides
 
 TOLERANCE = 0.05
 """Voxels (of the smallest side) that corners may be apart for two grids to be the same."""
@@ -55,8 +55,9 @@ def read_grid(file: Path) -> Grid:
     Raises:
         ImageError: missing, unreadable or no volume.
     """
+    check_volume(file)
     with reading(file):
-        if file.suffix == ".nrrd":
+        if is_nrrd(file):
             reader = SimpleITK.ImageFileReader()
             reader.SetFileName(str(file))
             reader.ReadImageInformation()
@@ -116,11 +117,6 @@ def onto(label: np.ndarray, grid: Grid, image: Grid) -> tuple[np.ndarray, str]:
         )
     pull = np.linalg.inv(turned.affine) @ image.affine
     return affine_transform(reordered, pull, output_shape=image.shape, order=0), "resampled to the image's direction"
-
-
-def sides(shape: Sequence[int]) -> str:
-    """A shape in words, such as ``7x6x5``."""
-    return "x".join(map(str, shape))
 
 
 def _mm(values: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from monai.transforms import Compose, NormalizeIntensityd, Orientationd, Spacing
 
 from tasks.files import ImageError
 from tasks.segmentation.labels import check_values, load
+from tasks.sizes import check_label, check_volume, check_voxels, sides
 
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd")
 """Endings of the volumes we read."""
@@ -42,9 +44,10 @@ def read_volume(image: str | Path, channels: Sequence[str] = ()) -> MetaTensor:
         ``[C, X, Y, Z]`` float32 with the affine of the first channel.
 
     Raises:
-        ImageError: missing or unreadable file, not a volume, other shape than the first channel, NaN.
+        ImageError: missing or unreadable file, not a volume, too large, other shape than the first channel, NaN.
     """
     files = channel_files(image, channels)
+    check_voxels(str(image), (len(files), *max((check_volume(file) for file in files), key=math.prod)))
     volumes = [_read(file) for file in files]
     for file, volume in zip(files, volumes, strict=True):
         if len(files) > 1 and volume.shape[0] != 1:
@@ -56,6 +59,23 @@ def read_volume(image: str | Path, channels: Sequence[str] = ()) -> MetaTensor:
     if len(volumes) == 1:
         return volumes[0]
     return MetaTensor(torch.cat([v.as_tensor() for v in volumes]), affine=volumes[0].affine, meta=volumes[0].meta)
+
+
+def check_image(image: str | Path, channels: Sequence[str] = ()) -> None:
+    """Look at the header of an image file; its voxels are not read.
+
+    Args:
+        image: NIfTI or NRRD file.
+        channels: names of separate channel files, see :func:`channel_files`.
+
+    Raises:
+        ImageError: missing, unreadable or too large, no volume, or several channels where each has a file of its own.
+    """
+    shape = check_volume(Path(image))
+    if len(shape) not in (3, 4):
+        raise ImageError(f"{image} is not a volume: its header says {sides(shape)}")
+    if len(channels) > 1 and shape[3:] not in ((), (1,)):
+        raise ImageError(f"{image} has {shape[3]} channels; with separate channel files each must have one")
 
 
 def read_label(label: str | Path, classes: int, like: Sequence[int] | None = None) -> MetaTensor:
@@ -72,6 +92,8 @@ def read_label(label: str | Path, classes: int, like: Sequence[int] | None = Non
     Raises:
         ImageError: unreadable, other shape, or values outside the declared classes.
     """
+    if like is not None:
+        check_label(Path(label), like, classes)
     volume = _read(Path(label))
     if volume.shape[0] != 1:
         raise ImageError(f"{label} has {volume.shape[0]} channels; a label map has one")

@@ -32,22 +32,6 @@ OURS = (
     *(routes, jobs, upkeep, metrics, relabelling, logs, api_page, problems, progress, pages),
     *(stock, grading, pseudo_labels, ohif, proxy, sign_in),
 )
-    routes,
-    jobs,
-    upkeep,
-    metrics,
-    relabelling,
-    logs,
-    api_page,
-    problems,
-    pages,
-    stock,
-    grading,
-    pseudo_labels,
-    ohif,
-    proxy,
-    sign_in,
-)
 
 
 def all_routes() -> list[APIRoute]:

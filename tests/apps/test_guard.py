@@ -247,6 +247,7 @@ def test_a_body_that_does_not_say_how_long_it_is_is_cut_off_too(http):
         (OSError(errno.EDQUOT, "Quota exceeded"), 507, "disk is full"),
         (OperationalError("INSERT", {}, Exception("database or disk is full")), 507, "disk is full"),
         (ArchiveError("the archive http://x is away"), 503, "is away"),
+        (MemoryError(), 503, "too little memory for this now"),
     ],
 )
 def test_what_the_machine_lacks_is_said_and_nothing_is_half_done(http, app, folder, monkeypatch, error, status, words):

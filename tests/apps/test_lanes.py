@@ -2,11 +2,13 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fastapi import HTTPException
 
-from apps.lanes import Lane
+from apps.lanes import Gate, Lane
+from tests.server import wait_for
 
 
 class Client:
@@ -74,3 +76,38 @@ def test_an_error_reaches_who_asked():
         assert (lane.waiting, lane.running) == (0, 0)
 
     asyncio.run(play())
+
+
+def test_a_gate_lets_two_through_and_refuses_who_would_wait_too_long_in_line():
+    gate, free = Gate("images", at_once=2, longest=3, seconds=60), threading.Event()
+    inside, most = [], []
+
+    def call(number: int) -> int:
+        with gate.turn():
+            inside.append(number)
+            most.append(len(inside))
+            free.wait(60)
+            inside.remove(number)
+            return number
+
+    with ThreadPoolExecutor(5) as threads:
+        calls = [threads.submit(call, number) for number in range(5)]
+        wait_for(lambda: len(inside) == 2 and gate.waiting == 3, 60)
+        with pytest.raises(HTTPException) as refused, gate.turn():
+            pytest.fail("nobody else may wait")
+        assert (refused.value.status_code, refused.value.headers) == (503, {"Retry-After": "60"})
+        assert refused.value.detail == "3 images wait already; try again later"
+        free.set()
+        assert sorted(each.result() for each in calls) == [0, 1, 2, 3, 4]
+    assert (max(most), gate.waiting) == (2, 0)
+
+
+def test_a_gate_gives_up_waiting_and_a_failure_gives_the_place_back():
+    gate = Gate("images", at_once=1, longest=3, seconds=0.05)
+    with pytest.raises(ZeroDivisionError), gate.turn():
+        1 / 0  # noqa: B018
+    with gate.turn(), pytest.raises(HTTPException) as refused, gate.turn():
+        pytest.fail("it is taken")
+    assert (refused.value.status_code, gate.waiting) == (503, 0)
+    with gate.turn():
+        pass

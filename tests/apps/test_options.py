@@ -41,6 +41,8 @@ def test_values_come_as_text():
     [
         ("colour", "red", "unknown option 'colour'; known are strategy"),
         ("batch_size", "0", "batch_size must be at least 1, got 0"),
+        ("max_voxels", "0", "max_voxels must be at least 1, got 0"),
+        ("max_pixels", "1e9", "max_pixels must be a whole number, got '1e9'"),
         ("batch_size", "1.5", "batch_size must be a whole number, got '1.5'"),
         ("train_after", "-1", "train_after must be at least 0"),
         ("lease_minutes", "0", "lease_minutes must be positive"),
@@ -75,6 +77,8 @@ ODD = {
     "tags": ["history", "my tag", "a,a", "..", "ä", "x" * 65],
     "hosts": ["", "http://a", "a/b", "a:x", "ä ö", "*", "a b"],
     "origins": ["a.example", "ftp://a", "*", "http://", "https://a/b"],
+    "max_voxels": ["0", "-1", "1e9", "2**30", "9" * 30],
+    "max_pixels": ["0", "nan", "9" * 30],
     "max_upload_mb": ["0", "-1", "1e3", "inf", "9" * 30],
     "channels": ["a,a", "../x", "a/b", "x" * 300],
     "allow_empty": ["maybe", ""],

@@ -1,5 +1,6 @@
 """Requests that a person should not send: each has its answer, and the studies folder stays as it was."""
 
+import contextlib
 import io
 import json
 from pathlib import Path
@@ -9,6 +10,9 @@ import pytest
 from monailabel.interfaces.utils.app import app_instance
 from PIL import Image
 
+from apps.lanes import DECODES
+from tasks.sizes import LIMITS
+from tests import bombs
 from tests.server import ROOT
 from tests.tasks.image_segmentation.conftest import QUICK, write_picture
 
@@ -102,6 +106,9 @@ def test_files_that_are_no_images_are_refused(http, folder, name):
         (b"nonsense", "label.nii.gz", "cannot be read"),
         (b"nonsense", "label.nrrd", "cannot be read"),
         (png((5, 5)), "label.png", "5x5 pixels, its image 36x24"),
+        (png((60_000, 4)), "label.png", "4x60000 pixels, its image 36x24"),
+        (bombs.nifti((2000, 2000, 2000)), "label.nii.gz", "claims 2000x2000x2000 voxels"),
+        (bombs.nifti((36, 24, 2)), "label.nii.gz", "the declared labels allow 1 layer"),
         (png(value=9), "label.png", "values 9; declared are 0 to 1"),
     ],
 )
@@ -115,6 +122,48 @@ def test_labels_that_do_not_fit_are_refused_with_the_reason(http, app, folder, c
     assert kept.read_bytes() == content
     assert files(folder) - before == {str(kept), str(kept.with_name("reason.json"))}
     assert app.store.labelled_count() == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "words"),
+    [
+        (png((200, 151)), "a.png", "a new image.png claims 151x200 pixels; the option max_pixels allows 30000"),
+        (png((100, 101, 3)), "a.png", "claims 101x100x3 voxels; the option max_voxels allows 30000"),
+        (bombs.nifti((100, 90, 1)), "a.nii.gz", None),
+        (bombs.nifti((2000, 2000, 2000)), "a.nii.gz", "claims 2000x2000x2000 voxels"),
+        (bombs.nifti((10, 9, 1, 2)), "a.nii.gz", "2 channels"),
+        (bombs.nifti((10, 9, 2)), "a.nii.gz", "one voxel in the third axis"),
+        (b"nonsense", "a.png", "a new image.png cannot be read"),
+        (b"", "a.nii.gz", "a new image.nii.gz cannot be read"),
+    ],
+)
+def test_uploaded_images_are_opened_before_they_are_taken(http, app, folder, monkeypatch, content, name, words):
+    monkeypatch.setattr(LIMITS, "max_pixels", 30_000)
+    monkeypatch.setattr(LIMITS, "max_voxels", 30_000)
+    before = files(folder)
+    answer = put_image(http, "a new image", content, name)
+    if words is None:
+        assert answer.status_code == 200, answer.text
+        return
+    assert answer.status_code == 400, answer.text
+    assert words in answer.json()["detail"]
+    assert "/tmp" not in answer.json()["detail"]
+    assert files(folder) == before
+    assert len(app.store.image_ids()) == 6
+
+
+def test_who_would_wait_behind_many_decodes_is_told_to_come_again_and_loses_nothing(http, app, folder):
+    before = files(folder)
+    with contextlib.ExitStack() as taken:
+        for _ in range(2):
+            taken.enter_context(DECODES.turn())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(DECODES, "longest", 0)
+            for answer in (put_label(http), put_image(http)):
+                assert answer.status_code == 503, answer.text
+                assert int(answer.headers["Retry-After"]) > 0
+    assert files(folder) == before
+    assert put_label(http).status_code == 200
 
 
 @pytest.mark.parametrize("params", ["{", "[1]", '"text"', "\x00"])

@@ -94,7 +94,7 @@ def test_unusable_files_are_named(tmp_path):
         read_image(tmp_path / "a.png")
     pages = [Image.fromarray(CORNER)] * 3
     pages[0].save(tmp_path / "b.tif", save_all=True, append_images=pages[1:])
-    with pytest.raises(ImageError, match=r"b\.tif has 3 pages"):
+    with pytest.raises(ImageError, match=r"b\.tif has several pages"):
         read_image(tmp_path / "b.tif")
     nibabel.save(nibabel.Nifti1Image(np.full((4, 4, 1), np.nan, np.float32), np.eye(4)), tmp_path / "c.nii")
     with pytest.raises(ImageError, match="contains NaN"):

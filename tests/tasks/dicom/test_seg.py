@@ -11,7 +11,7 @@ from pydicom.uid import generate_uid
 
 from tasks.dicom.seg import Authorship, made_at, may_be_mirrored, read_seg, referenced_series, write_seg
 from tasks.dicom.volume import to_volume
-from tasks.files import LabelError
+from tasks.files import ImageError, LabelError
 from tasks.volume_segmentation.geometry import read_grid
 from tests.dicom import AXIAL, OBLIQUE, datasets, dcmqi_seg, enhanced, mr_series
 
@@ -84,7 +84,7 @@ def test_frames_of_an_enhanced_image_are_referred_to_one_by_one(tmp_path):
         number = own.SegmentIdentificationSequence[0].ReferencedSegmentNumber
         found[number].update(whole.pixel_array[int(source.ReferencedFrameNumber) - 1][frame > 0].tolist())
     assert found == {1: {123, 124, 356}, 2: {0, 412}}
-    np.testing.assert_array_equal(read_seg(seg, space.shape, space.affine)[0], label)
+    np.testing.assert_array_equal(read_seg(seg, space.shape, space.affine, 3)[0], label)
 
 
 def test_segmentations_of_3d_slicer_are_read_voxel_by_voxel(series, grid, tmp_path):
@@ -92,7 +92,7 @@ def test_segmentations_of_3d_slicer_are_read_voxel_by_voxel(series, grid, tmp_pa
     label = label_of(image)
     nibabel.save(nibabel.Nifti1Image(label, space.affine), tmp_path / "label.nii.gz")
     seg = pydicom.dcmread(dcmqi_seg(tmp_path / "label.nii.gz", series, ("liver", "tumor"), "Reader^Sam", tmp_path))
-    found, segments, creator = read_seg(seg, space.shape, space.affine)
+    found, segments, creator = read_seg(seg, space.shape, space.affine, 3)
     np.testing.assert_array_equal(found, label)
     assert (segments[0], creator) == ({"name": "liver", "idx": 1}, "Reader^Sam")
     assert referenced_series(seg) == series[0].SeriesInstanceUID
@@ -138,7 +138,7 @@ def test_a_label_drawn_from_nothing_is_manual_and_absent_labels_are_no_segments(
     seg = written(write_seg(label, space.affine, NAMES, series, Authorship(), generate_uid()))
     (liver,) = seg.SegmentSequence
     assert (liver.SegmentNumber, liver.SegmentLabel, liver.SegmentAlgorithmType) == (1, "liver", "MANUAL")
-    back, segments, _ = read_seg(seg, space.shape, space.affine)
+    back, segments, _ = read_seg(seg, space.shape, space.affine, 3)
     assert segments == [{"name": "liver", "idx": 1}]
     np.testing.assert_array_equal(back, label // 2)
 
@@ -147,7 +147,7 @@ def test_what_was_written_is_read_back_voxel_by_voxel(series, grid):
     space, image = grid
     label = label_of(image)
     seg = written(write_seg(label, space.affine, NAMES, series, author(), generate_uid()))
-    back, segments, creator = read_seg(seg, space.shape, space.affine)
+    back, segments, creator = read_seg(seg, space.shape, space.affine, 3)
     np.testing.assert_array_equal(back, label)
     assert segments == [{"name": "tumor", "idx": 1}, {"name": "liver", "idx": 2}]
     assert creator == "Ann Reader"
@@ -159,13 +159,22 @@ def test_what_is_no_segmentation_of_the_image_is_refused(series, grid):
     moved = space.affine.copy()
     moved[0, 3] += 0.4
     with pytest.raises(LabelError, match="not on the grid"):
-        read_seg(seg, space.shape, moved)
+        read_seg(seg, space.shape, moved, 3)
     with pytest.raises(LabelError, match="not on the grid"):
-        read_seg(seg, (3, 3, 3), space.affine)
+        read_seg(seg, (3, 3, 3), space.affine, 9)
     with pytest.raises(LabelError, match="cannot be read as DICOM SEG"):
-        read_seg(series[0], space.shape, space.affine)
+        read_seg(series[0], space.shape, space.affine, 3)
     seg.SegmentationType = "FRACTIONAL"
     with pytest.raises(LabelError, match="fractional"):
-        read_seg(seg, space.shape, space.affine)
+        read_seg(seg, space.shape, space.affine, 3)
     with pytest.raises(LabelError, match="empty"):
         write_seg(np.zeros(space.shape), space.affine, NAMES, series, author(), generate_uid())
+
+
+def test_a_segmentation_with_more_pixels_than_its_image_in_all_layers_is_refused_before_one_is_decoded(series, grid):
+    space, image = grid
+    seg = written(write_seg(label_of(image), space.affine, NAMES, series, author(), generate_uid()))
+    read_seg(seg, space.shape, space.affine, 2)
+    seg.NumberOfFrames = 2 * 5 + 1
+    with pytest.raises(ImageError, match=r"claims 11x6x7x1 voxels: its image has .*, and the declared labels allow 2"):
+        read_seg(seg, space.shape, space.affine, 2)

@@ -11,6 +11,7 @@ from tasks.dicom.frames import GROUPS
 from tasks.dicom.selection import SeriesFilter, channel_series, images
 from tasks.dicom.volume import onto_grid, to_volume
 from tasks.files import ImageError
+from tasks.sizes import LIMITS
 from tests.dicom import OBLIQUE, datasets, enhanced, mr_series
 
 VOXELS = np.arange(5 * 6 * 7).reshape(5, 6, 7)
@@ -61,6 +62,40 @@ def test_enhanced_instances_that_are_no_volume_are_refused_with_the_reason(chang
     (whole,) = datasets([enhanced(mr_series("p", VOXELS))])
     with pytest.raises(ImageError, match=words):
         to_volume(change(whole), "s")
+
+
+def slices_of(files):
+    return datasets(files)
+
+
+def one_instance(files):
+    return datasets([enhanced(files)])
+
+
+def many_frames_claimed(files):
+    (whole,) = one_instance(files)
+    whole.NumberOfFrames = 10**6
+    return [whole]
+
+
+@pytest.mark.parametrize(
+    ("make", "limit", "words"),
+    [
+        (slices_of, VOXELS.size - 1, "claims 210 voxels; the option max_voxels allows 209"),
+        (one_instance, VOXELS.size - 1, "claims 210 voxels; the option max_voxels allows 209"),
+        (many_frames_claimed, VOXELS.size, "claims 42000000 voxels"),
+    ],
+)
+def test_series_with_too_many_pixels_are_refused_before_one_is_decoded(make, limit, words, monkeypatch):
+    def decoded(*_):
+        pytest.fail("pixels were decoded")
+
+    instances = make(mr_series("p", VOXELS))
+    monkeypatch.setattr("pydicom.Dataset.pixel_array", property(decoded))
+    monkeypatch.setattr("tasks.dicom.volume._from_slices", decoded)
+    monkeypatch.setattr(LIMITS, "max_voxels", limit)
+    with pytest.raises(ImageError, match=f"series s {words}"):
+        to_volume(instances, "s")
 
 
 def drop(slices, number):

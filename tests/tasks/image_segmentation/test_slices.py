@@ -134,7 +134,7 @@ def test_files_that_are_no_masks_are_named(tmp_path, png):
     with pytest.raises(ImageError, match=r"mask\.png cannot be read"):
         read_mask(tmp_path / "mask.png", 2, png)
     nibabel.save(nibabel.Nifti1Image(np.zeros((COLUMNS, ROWS, 4), np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")
-    with pytest.raises(ImageError, match="no mask of one slice"):
+    with pytest.raises(ImageError, match="30x20x4 voxels: its image has 30x20"):
         read_mask(tmp_path / "mask.nii.gz", 2, png)
 
 
