@@ -6,7 +6,6 @@ import argparse
 import concurrent.futures
 import errno
 import ipaddress
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -23,10 +22,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apps.access import Row, serve_only
 from apps.authentication import CredentialsError, RealmError
+from apps.bodies import StrictBodies
 from apps.metrics import Measured
 from apps.sign_in import SignedIn, instead_of
 from apps.words import without_paths
 from tasks.files import ArchiveError, ImageError, LabelError
+from tasks.strict_json import JSONError
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ def protect(server: FastAPI, routers: Sequence[APIRouter], rows: Iterable[Row], 
     """
     serve_only(server, routers, rows)
     server.middleware_stack = None  # was built to tell the application that it starts; the first request builds ours
+    server.add_middleware(StrictBodies, rows=rows)
     server.add_middleware(UploadLimit, largest=largest_upload)
     if settings.MONAI_LABEL_AUTH_ENABLE:
         server.add_middleware(SignedIn)
@@ -120,10 +122,6 @@ def _says(status: int, **headers: str) -> Callable[[Request, Exception], Respons
     return lambda _, error: _answer(status, getattr(error, "msg", str(error)), **headers)
 
 
-def _no_json(_: Request, error: Exception) -> Response:
-    return _answer(400, f"params is no JSON: {error}")
-
-
 def _realm_away(_: Request, error: Exception) -> Response:
     logger.error("the sign-in service does not answer: %s", error)
     return _answer(503, "the sign-in service does not answer", **{"Retry-After": "10"})
@@ -159,6 +157,7 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 HANDLERS: dict[type[Exception], Callable[..., Any]] = {
+    JSONError: _says(400),
     LabelError: _says(400),
     ImageError: _says(400),
     ArchiveError: _says(503, **{"Retry-After": "10"}),
@@ -167,7 +166,6 @@ HANDLERS: dict[type[Exception], Callable[..., Any]] = {
     ImageNotFoundException: _says(404),
     LabelNotFoundException: _says(404),
     MONAILabelException: _says(400),
-    json.JSONDecodeError: _no_json,
     OperationalError: _machine,
     TimeoutError: _too_slow,
     concurrent.futures.TimeoutError: _too_slow,  # another kind in Python 3.10

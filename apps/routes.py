@@ -20,6 +20,7 @@ from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 
+from apps.bodies import FormRoute
 from strategies.answers import Answers
 from strategies.claims import SCORING, TRAIN
 from strategies.next_sample import ANONYMOUS
@@ -28,12 +29,13 @@ from tasks.datastore.folder import ORIGINAL
 from tasks.datastore.rules import FINAL
 from tasks.files import LONGEST_NAME
 from tasks.jobs.options import inference_options
+from tasks.strict_json import parse_object
 
 READER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
 ADMIN = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
 
-router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
+router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, route_class=FormRoute)
 
 
 def client_of(given: Any, user: User, request: Request) -> str:
@@ -95,7 +97,7 @@ def save_label(
         (what was changed to make it fit), ``previous`` (where the label it replaced is kept), ``archive`` (whether the
         archive has it or it waits to be sent).
     """
-    info = _json_object(params)
+    info = parse_object(params, "params")
     _check_names(info)
     if settings.MONAI_LABEL_AUTH_ENABLE:
         info["client_id"] = user.username
@@ -115,7 +117,7 @@ def add_image(
     user: User = ANNOTATOR,
 ) -> dict[str, Any]:
     """Add an image to the datastore."""
-    return dict(datastore.add_image(background_tasks, image, json.dumps(_json_object(params)), file, user.username))
+    return dict(datastore.add_image(background_tasks, image, json.dumps(parse_object(params, "params")), file, user.username))
 
 
 @router.get("/datastore/image", tags=["Datastore"])
@@ -148,14 +150,14 @@ def check_label(image: str, tag: str, user: User = READER) -> Any:
 @router.put("/datastore/image/info", tags=["Datastore"])
 def update_image_info(image: str, info: str = Form("{}"), user: User = ANNOTATOR) -> dict[str, Any]:
     """Merge values into what is kept with an image."""
-    app_instance().datastore().update_image_info(image, _json_object(info))
+    app_instance().datastore().update_image_info(image, parse_object(info, "info"))
     return {}
 
 
 @router.put("/datastore/label/info", tags=["Datastore"])
 def update_label_info(label: str, tag: str, info: str = Form("{}"), user: User = ANNOTATOR) -> dict[str, Any]:
     """Merge values into what is kept with a label."""
-    app_instance().datastore().update_label_info(label, tag, _json_object(info))
+    app_instance().datastore().update_label_info(label, tag, parse_object(info, "info"))
     return {}
 
 
@@ -184,7 +186,7 @@ def run_inference(
         raise HTTPException(status_code=400, detail="say which image: image, session_id or file")
     if output == infer.ResultType.dicom_seg:
         raise HTTPException(status_code=400, detail="output must be image, json or all")
-    given = json.dumps(_inference(model, _json_object(params)))
+    given = json.dumps(_inference(model, parse_object(params, "params")))
     return infer.run_inference(background_tasks, model, image, session_id, given, file, label, output)
 
 
@@ -253,13 +255,3 @@ def _check_names(values: dict[str, Any]) -> None:
     for name in ("client_id", "answer_id"):
         if not isinstance(values.get(name, ""), str) or len(values.get(name, "")) > LONGEST_NAME:
             raise HTTPException(status_code=400, detail=f"{name} must be text of at most {LONGEST_NAME} characters")
-
-
-def _json_object(params: str) -> dict[str, Any]:
-    try:
-        info = json.loads(params or "{}")
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(status_code=400, detail=f"params is no JSON: {error}") from error
-    if not isinstance(info, dict):
-        raise HTTPException(status_code=400, detail="params must be a JSON object")
-    return info

@@ -13,9 +13,10 @@ from monailabel.endpoints import logs, session
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
+from apps.bodies import FormRoute
 from apps.routes import ADMIN, READER
 
-router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
+router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, route_class=FormRoute)
 
 LARGEST_UNPACKED = 8 << 30
 """Bytes of a session's files after unpacking."""

@@ -11,6 +11,7 @@ from typing import Any
 from tasks.datastore.folder import StudiesFolder
 from tasks.files import LabelError, write_json
 from tasks.images import IMAGE_PATTERNS
+from tasks.strict_json import JSONError, parse_object
 
 _LARGEST = 64 * 1024
 """Bytes of a label file: it holds one name."""
@@ -76,10 +77,10 @@ def _class_in(file: Path, info: dict[str, Any]) -> str:
         raise LabelError(f"a label file holds one class name; this one has {file.stat().st_size} bytes")
     content = file.read_bytes().strip()
     try:
-        found = json.loads(content) if content else info
-    except ValueError as error:
-        raise LabelError('the label file is no JSON such as {"label": "HGG"}') from error
-    name = found.get("label") if isinstance(found, dict) else None
+        found = parse_object(content, "the label file") if content else info
+    except JSONError as error:
+        raise LabelError(f'{error}; it must be such as {{"label": "HGG"}}') from error
+    name = found.get("label")
     if not isinstance(name, str) or not name:
         raise LabelError('no class given: send {"label": "..."} as the file or in params')
     return name

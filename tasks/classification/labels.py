@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +16,7 @@ from tasks.classification.datastore import GradedFolder
 from tasks.datastore.rules import FINAL
 from tasks.files import ImageError, image_id, read_table, split_names
 from tasks.groups import LABELS_TABLE
+from tasks.strict_json import JSONError, parse_object
 
 
 def read_class(file: str | Path, classes: Sequence[str]) -> int:
@@ -33,8 +33,8 @@ def read_class(file: str | Path, classes: Sequence[str]) -> int:
         ImageError: unreadable, or a class that is not declared.
     """
     try:
-        name = json.loads(Path(file).read_text())["label"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        name = parse_object(Path(file).read_bytes(), "its content")["label"]
+    except (OSError, JSONError, KeyError) as error:
         raise ImageError(f'{file} is not a label such as {{"label": "{classes[0]}"}}: {error}') from error
     if name not in classes:
         raise ImageError(f"{file} has the class {name!r}; declared are {', '.join(classes)}")
