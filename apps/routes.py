@@ -6,13 +6,15 @@ server stands still, the viewer's pages included. These run in threads, and chec
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-import json
+import tempfile
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Depends, File, Form, HTTPException, Query, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Form, HTTPException, Query, Request, UploadFile
 from fastapi.responses import Response, StreamingResponse
 from monailabel.config import settings
 from monailabel.endpoints import datastore, infer
@@ -21,6 +23,9 @@ from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 
 from apps.bodies import FormRoute
+from apps.inferences import Inference
+from apps.lanes import INFERENCES
+from apps.transfers import Download, ending_of, saved
 from strategies.answers import Answers
 from strategies.claims import SCORING, TRAIN
 from strategies.next_sample import ANONYMOUS
@@ -83,7 +88,6 @@ def contents(output: datastore.ResultType | None = None, user: User = READER) ->
 
 @router.put("/datastore/label", tags=["Datastore"])
 def save_label(
-    background_tasks: BackgroundTasks,
     image: str,
     params: str = Form("{}"),
     tag: str = FINAL,
@@ -104,20 +108,28 @@ def save_label(
     model = app_instance().store.current_model(str(info.get("model") or ""))
     if model is not None:
         info.setdefault("model_version", model.version)
-    return dict(datastore.save_label(background_tasks, image, json.dumps(info), tag, label, user.username))
+    app, tag = app_instance(), tag or FINAL
+    with saved(label) as file:
+        label_id = app.datastore().save_label(image, str(file), tag, info)
+        return {**app.on_save_label(image, label_id), "image": image, "label": label_id}
 
 
 @router.put("/datastore/image", tags=["Datastore"])
 @router.put("/datastore/", tags=["Datastore"], include_in_schema=False)
 def add_image(
-    background_tasks: BackgroundTasks,
     image: str | None = None,
     params: str = Form("{}"),
     file: UploadFile = File(...),  # noqa: B008
     user: User = ANNOTATOR,
 ) -> dict[str, Any]:
     """Add an image to the datastore."""
-    return dict(datastore.add_image(background_tasks, image, json.dumps(parse_object(params, "params")), file, user.username))
+    info = parse_object(params, "params")
+    if user.username:
+        info["user"] = user.username
+    name = PurePosixPath(file.filename or "").name
+    with saved(file) as path:
+        image_id = image or name.removesuffix(path.suffix and ending_of(name))
+        return {"image": app_instance().datastore().add_image(image_id, str(path), info)}
 
 
 @router.get("/datastore/image", tags=["Datastore"])
@@ -164,14 +176,21 @@ def update_label_info(label: str, tag: str, info: str = Form("{}"), user: User =
 @router.get("/datastore/dataset", tags=["Datastore"])
 def download_dataset(limit_cases: Annotated[int | None, Query(ge=1)] = None, user: User = ANNOTATOR) -> Any:
     """All labelled images with their labels, as ZIP."""
-    if not app_instance().datastore().get_labeled_images():
+    folder = app_instance().datastore()
+    if not folder.get_labeled_images():
         raise HTTPException(status_code=404, detail="no image is labelled yet")
-    return datastore.download_dataset(limit_cases)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(tempfile.TemporaryFile())  # has no name: nothing is left after a kill
+        folder.write_dataset(file, limit_cases)
+        size = file.tell()
+        file.seek(0)
+        stack.pop_all()
+    return Download(file, size, "application/zip", {"Content-Disposition": 'attachment; filename="dataset.zip"'})
 
 
 @router.post("/infer/{model}", tags=["Infer"])
-def run_inference(
-    background_tasks: BackgroundTasks,
+async def run_inference(
+    request: Request,
     model: str,
     image: str = "",
     session_id: str = "",
@@ -186,8 +205,9 @@ def run_inference(
         raise HTTPException(status_code=400, detail="say which image: image, session_id or file")
     if output == infer.ResultType.dicom_seg:
         raise HTTPException(status_code=400, detail="output must be image, json or all")
-    given = json.dumps(_inference(model, parse_object(params, "params")))
-    return infer.run_inference(background_tasks, model, image, session_id, given, file, label, output)
+    options = _inference(model, parse_object(params, "params"))
+    asked = Inference(model, image, session_id, options, file, label, output)
+    return await INFERENCES.run(request, asked.answer)
 
 
 def _inference(model: str, params: dict[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,11 @@ import tempfile
 import threading
 import time
 import uuid
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
@@ -226,6 +227,19 @@ class StudiesFolder(LocalDatastore):
             with self._index.change() as change:
                 change.put_images({image_id: model})
             image.image = model
+
+    def write_dataset(self, file: BinaryIO, limit: int | None = None) -> None:
+        """Write images with final labels, the labels, and what is known of them as a ZIP file.
+
+        Args:
+            file: open for writing.
+            limit: of labelled images; None for all.
+        """
+        with zipfile.ZipFile(file, "w") as archive:
+            for pair in self.datalist()[:limit]:
+                for kind, path in pair.items():
+                    archive.write(path, f"{kind}/{Path(path).name}")
+            archive.writestr("metadata.json", self._datastore.model_dump_json(exclude={"base_path"}))
 
     # Labels
 

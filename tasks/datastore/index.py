@@ -111,7 +111,9 @@ class Index:
         construct = ImageLabelModel.model_construct
         with self._engine.connect().execution_options(**READ_ONLY) as connection:
             objects = {
-                row.image_id: construct(image=DataModel.model_construct(ext=row.ext, info=sendable(row.info)), labels={})
+                row.image_id: construct(
+                    image=DataModel.model_construct(ext=row.ext, info=sendable(row.info)), labels={}
+                )
                 for row in connection.execute(sa.select(_IMAGES).order_by(_IMAGES.c.image_id))
             }
         for (image_id, tag), label in self.labels().items():

@@ -9,8 +9,18 @@ from monailabel.interfaces.utils.app import app_instance
 
 from apps.access import TABLE, Body
 from tests.apps.conftest import over_http
+from tests.apps.test_guard import add, folder, infer, put  # noqa: F401
 from tests.server import APP
-from tests.apps.test_guard import add, app, folder, infer, put  # noqa: F401
+
+
+@pytest.fixture
+def app(folder, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("monailabel.interfaces.utils.app.apps", {})
+    conf = {"labels": "tumor", "preset": "small", "auto_train": "false", "max_upload_mb": "4"}
+    app = app_instance(str(APP), str(folder), conf)
+    yield app
+    app.store.close()
+
 
 INVALID = {
     "a surrogate": rb'{"client_id": "\ud800"}',
@@ -53,8 +63,10 @@ def test_json_in_forms_is_as_strict(http, name):
         put(params=content),
         add(params=content),
         infer(params=content),
-        *({"method": "PUT", "url": f"/datastore/{of}/info", "params": query, "data": {"info": content}}
-          for of, query in info.items()),
+        *(
+            {"method": "PUT", "url": f"/datastore/{of}/info", "params": query, "data": {"info": content}}
+            for of, query in info.items()
+        ),
         {"method": "PUT", "url": "/datastore/updatelabelinfo", "params": info["label"], "data": {"params": content}},
     ):
         answer = http.request(**request)

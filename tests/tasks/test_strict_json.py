@@ -39,7 +39,7 @@ from tasks.strict_json import LARGEST, JSONError, parse_json, parse_object, send
     ids=lambda value: ascii(value)[:20],
 )
 def test_what_is_not_json_is_refused_with_the_reason(content, words):
-    with pytest.raises(JSONError, match="^params") as refused:
+    with pytest.raises(JSONError, match="params") as refused:
         parse_json(content, "params")
     assert words in str(refused.value)
     str(refused.value).encode()  # can be sent
