@@ -104,6 +104,7 @@ class _Reader:
         return getattr(self._file, name)
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _LONGEST_READ:
+        content = self._file.read(size if 0 <= size <= _LONGEST_READ else _LONGEST_READ + 1)
+        if len(content) > _LONGEST_READ:
             raise zipfile.BadZipFile("its list of files is too long")
-        return self._file.read(size)
+        return content
