@@ -2,6 +2,8 @@
 
 import errno
 import json
+import tempfile
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -223,6 +225,7 @@ def test_every_bad_request_has_its_answer_and_changes_nothing(http, app, folder)
     assert not wrong, "\n".join(map(str, wrong))
     assert len(BAD) > 90
     assert everything(folder) == before
+    assert not list(Path(tempfile.gettempdir()).iterdir())
     assert app.datastore().status() == status
     assert app.store.labelled_count() == 0
     assert http.request(**put()).json()["segments"] == {"tumor": 2}
