@@ -91,6 +91,7 @@ class StudiesFolder(LocalDatastore):
         self._auto_reload = auto_reload
         self._read_only = read_only
         self._own: set[str] = set()
+        self._unnamed: set[str] = set()
         self._watcher: Watcher | None = None
         folder = Path(path)
         self._datastore_path = str(folder)
@@ -485,8 +486,17 @@ class StudiesFolder(LocalDatastore):
     def _scan(self, folder: Path, patterns: Iterable[str]) -> dict[str, str]:
         """Id -> ending of the files in a folder."""
         wanted = re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns))
-        names = (entry.name for entry in os.scandir(folder))
+        names = (entry.name for entry in os.scandir(folder) if self._has_a_text_name(entry.name))
         return dict(self._to_id(name) for name in names if wanted.match(name) and not name.startswith((".", _PART)))
+
+    def _has_a_text_name(self, name: str) -> bool:
+        """Whether a file's name is Unicode; others cannot be kept or sent, and are left out with a word in the log."""
+        if name.isascii() or name.encode(errors="replace").decode() == name:
+            return True
+        if name not in self._unnamed:
+            self._unnamed.add(name)
+            logger.warning("%a is left out: its name is not valid UTF-8; rename the file", name)
+        return False
 
     def _scan_images(self) -> dict[str, str]:
         """Id -> ending of all images there are."""

@@ -142,7 +142,7 @@ def test_a_class_comes_as_json_file_or_in_the_parameters(http, app):
         ("p0_0", "HGG", b"", None, 400, "unknown class 'HGG'; the classes are clear, disc"),
         ("p0_0", "", b'{"label": "x"}', None, 400, "the classes are clear, disc"),
         ("p0_0", "", b"", None, 400, "no class given"),
-        ("p0_0", "", b"\x00\xff", None, 400, "no JSON"),
+        ("p0_0", "", b"\x00\xff", None, 400, "not valid JSON"),
         ("p0_0", "disc", b"", "{", 400, "params is not valid JSON"),
         ("p0_0", "disc", b"", "[]", 400, "params must be a JSON object"),
         ("p0_0", "disc", b"", '{"label": "disc", "client_id": {}}', 400, "client_id must be text"),
