@@ -28,12 +28,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apps.access import Row, serve_only
 from apps.authentication import CredentialsError, RealmError
+from apps.bodies import StrictBodies
 from apps.headers import SecurityHeaders
 from apps.metrics import Measured
 from apps.origins import OwnHosts, OwnPages
 from apps.sign_in import SignedIn, instead_of
 from apps.words import without_paths
 from tasks.files import ArchiveError, ImageError, LabelError, NotPutBackError
+from tasks.strict_json import JSONError
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +108,7 @@ def protect(
     server.middleware_stack = None  # was built to tell the application that it starts; the first request builds ours
     # MONAI Label's lets every website in.
     server.user_middleware[:] = [kind for kind in server.user_middleware if kind.cls is not CORSMiddleware]  # type: ignore[comparison-overlap]
+    server.add_middleware(StrictBodies, rows=rows)
     server.add_middleware(UploadLimit, largest=largest_upload)
     if settings.MONAI_LABEL_AUTH_ENABLE:
         server.add_middleware(SignedIn)
@@ -237,6 +240,7 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 HANDLERS: dict[type[Exception], Callable[..., Any]] = {
+    JSONError: _says(400),
     LabelError: _input,
     ImageError: _input,
     ArchiveError: _says(503, **{"Retry-After": "10"}),

@@ -23,7 +23,7 @@ LOOK_SECONDS = 0.5
 """How often it is looked whether whoever waits is still there."""
 LONGEST_QUEUE = 16
 """Inferences that may wait."""
-_GONE = 499
+GONE = 499
 """Status in the log of a request whose client did not wait for the answer."""
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class Lane:
             while not done.done():
                 await asyncio.wait([done], timeout=LOOK_SECONDS)
                 if not done.done() and await request.is_disconnected() and turn.give_up():
-                    raise HTTPException(_GONE, "the client has gone")
+                    raise HTTPException(GONE, "the client has gone")
         except asyncio.CancelledError:
             turn.give_up()
             raise

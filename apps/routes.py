@@ -6,15 +6,17 @@ server stands still, the viewer's pages included. These run in threads, and chec
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Depends, File, Form, HTTPException, Query, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Form, HTTPException, Query, Request, UploadFile
 from fastapi.responses import Response, StreamingResponse
 from monailabel.config import settings
 from monailabel.endpoints import datastore, infer
@@ -23,6 +25,10 @@ from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import file_checksum
 
+from apps.bodies import FormRoute
+from apps.inferences import Inference
+from apps.lanes import INFERENCES
+from apps.transfers import Download, ending_of, saved
 from strategies.answers import Answers
 from strategies.next_sample import ANONYMOUS
 from strategies.store import Store
@@ -31,6 +37,7 @@ from tasks.datastore.folder import ORIGINAL
 from tasks.datastore.rules import FINAL
 from tasks.files import LONGEST_NAME
 from tasks.jobs.options import inference_options
+from tasks.strict_json import parse_object
 
 READER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
@@ -39,7 +46,7 @@ ADMIN = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
 REMOVER: ContextVar[str] = ContextVar("remover", default="")
 """Who removes an image or a label, for what the datastore tells meanwhile."""
 
-router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
+router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, route_class=FormRoute)
 
 
 def client_of(given: Any, user: User, request: Request) -> str:
@@ -87,7 +94,6 @@ def contents(output: datastore.ResultType | None = None, user: User = READER) ->
 
 @router.put("/datastore/label", tags=["Datastore"])
 def save_label(
-    background_tasks: BackgroundTasks,
     image: str,
     params: str = Form("{}"),
     tag: str = FINAL,
@@ -101,7 +107,7 @@ def save_label(
         (what was changed to make it fit), ``previous`` (where the label it replaced is kept), ``archive`` (whether the
         archive has it or it waits to be sent).
     """
-    info = _json_object(params)
+    info = parse_object(params, "params")
     _check_names(info)
     app_instance().store.check_writable()  # else the label would be stored and not be noted
     if settings.MONAI_LABEL_AUTH_ENABLE:
@@ -109,20 +115,28 @@ def save_label(
     model = app_instance().registry.current(str(info.get("model") or ""))
     if model is not None:
         info.setdefault("model_version", model.version)
-    return dict(datastore.save_label(background_tasks, image, json.dumps(info), tag, label, user.username))
+    app, tag = app_instance(), tag or FINAL
+    with saved(label) as file:
+        label_id = app.datastore().save_label(image, str(file), tag, info)
+        return {**app.on_save_label(image, label_id), "image": image, "label": label_id}
 
 
 @router.put("/datastore/image", tags=["Datastore"])
 @router.put("/datastore/", tags=["Datastore"], include_in_schema=False)
 def add_image(
-    background_tasks: BackgroundTasks,
     image: str | None = None,
     params: str = Form("{}"),
     file: UploadFile = File(...),  # noqa: B008
     user: User = ANNOTATOR,
 ) -> dict[str, Any]:
     """Add an image to the datastore."""
-    return dict(datastore.add_image(background_tasks, image, json.dumps(_json_object(params)), file, user.username))
+    info = parse_object(params, "params")
+    if user.username:
+        info["user"] = user.username
+    name = PurePosixPath(file.filename or "").name
+    with saved(file) as path:
+        image_id = image or name.removesuffix(path.suffix and ending_of(name))
+        return {"image": app_instance().datastore().add_image(image_id, str(path), info)}
 
 
 @router.delete("/datastore/image", tags=["Datastore"])
@@ -194,28 +208,35 @@ def check_label(image: str, tag: str, user: User = READER) -> Any:
 @router.put("/datastore/image/info", tags=["Datastore"])
 def update_image_info(image: str, info: str = Form("{}"), user: User = ANNOTATOR) -> dict[str, Any]:
     """Merge values into what is kept with an image."""
-    app_instance().datastore().update_image_info(image, _json_object(info))
+    app_instance().datastore().update_image_info(image, parse_object(info, "info"))
     return {}
 
 
 @router.put("/datastore/label/info", tags=["Datastore"])
 def update_label_info(label: str, tag: str, info: str = Form("{}"), user: User = ANNOTATOR) -> dict[str, Any]:
     """Merge values into what is kept with a label."""
-    app_instance().datastore().update_label_info(label, tag, _json_object(info))
+    app_instance().datastore().update_label_info(label, tag, parse_object(info, "info"))
     return {}
 
 
 @router.get("/datastore/dataset", tags=["Datastore"])
 def download_dataset(limit_cases: Annotated[int | None, Query(ge=1)] = None, user: User = ANNOTATOR) -> Any:
     """All labelled images with their labels, as ZIP."""
-    if not app_instance().datastore().get_labeled_images():
+    folder = app_instance().datastore()
+    if not folder.get_labeled_images():
         raise HTTPException(status_code=404, detail="no image is labelled yet")
-    return datastore.download_dataset(limit_cases)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(tempfile.TemporaryFile())  # has no name: nothing is left after a kill
+        folder.write_dataset(file, limit_cases)
+        size = file.tell()
+        file.seek(0)
+        stack.pop_all()
+    return Download(file, size, "application/zip", {"Content-Disposition": 'attachment; filename="dataset.zip"'})
 
 
 @router.post("/infer/{model}", tags=["Infer"])
-def run_inference(
-    background_tasks: BackgroundTasks,
+async def run_inference(
+    request: Request,
     model: str,
     image: str = "",
     session_id: str = "",
@@ -230,8 +251,9 @@ def run_inference(
         raise HTTPException(status_code=400, detail="say which image: image, session_id or file")
     if output == infer.ResultType.dicom_seg:
         raise HTTPException(status_code=400, detail="output must be image, json or all")
-    given = json.dumps(_inference(model, _json_object(params)))
-    return infer.run_inference(background_tasks, model, image, session_id, given, file, label, output)
+    options = _inference(model, parse_object(params, "params"))
+    asked = Inference(model, image, session_id, options, file, label, output)
+    return await INFERENCES.run(request, asked.answer)
 
 
 def _inference(model: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -279,13 +301,3 @@ def _check_names(values: dict[str, Any]) -> None:
     for name in ("client_id", "answer_id"):
         if not isinstance(values.get(name, ""), str) or len(values.get(name, "")) > LONGEST_NAME:
             raise HTTPException(status_code=400, detail=f"{name} must be text of at most {LONGEST_NAME} characters")
-
-
-def _json_object(params: str) -> dict[str, Any]:
-    try:
-        info = json.loads(params or "{}")
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(status_code=400, detail=f"params is no JSON: {error}") from error
-    if not isinstance(info, dict):
-        raise HTTPException(status_code=400, detail="params must be a JSON object")
-    return info

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +36,7 @@ from apps import (
 from apps.access import Row
 from apps.authentication import accept_tokens
 from apps.guard import listens_on, protect, warn_if_open
+from apps.inferences import BROUGHT
 from apps.lanes import DECODES
 from apps.options import ConfigurationError, Options, is_remote, refuse
 from apps.origins import OwnHosts
@@ -61,7 +61,9 @@ from tasks.hyperparameters import default_preset
 from tasks.jobs.queue import JOB_PROCESS, Job, JobQueue
 from tasks.loop import ActiveLearningLoop
 from tasks.models import ModelRegistry
+from tasks.sessions import Sessions
 from tasks.sizes import LIMITS
+from tasks.temporary import TEMPORARY, use_temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +168,7 @@ class ActiveLearningApp:
             LabelNames(self.store).declare(self.options.labels, self.first_label_value, self.options.relabel)
         except ValueError as error:
             refuse(ConfigurationError(str(error)))
+        use_temporary_folder(self.folder / TEMPORARY)
         self.registry = type(self).models(self.folder / "models", self.store, labels=self.options.labels)
         if JOB_PROCESS in os.environ:
             # A job's datastore does not follow the studies: what comes from here on is new to the next training.
@@ -222,6 +225,11 @@ class ActiveLearningApp:
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY or job,
             turn=DECODES.turn,
         )
+
+    def _load_sessions(self, load: bool = False) -> Sessions | None:
+        """The readers' sessions; MONAI Label's lie in the home folder, without a bound."""
+        folder = Path(settings.MONAI_LABEL_SESSION_PATH.strip() or self.folder / "sessions")
+        return Sessions(folder, settings.MONAI_LABEL_SESSION_EXPIRY) if load else None
 
     def open_datastore(self, **options: Any) -> StudiesFolder:
         """The app's datastore.
@@ -375,7 +383,7 @@ class ActiveLearningApp:
                 image that is neither in the datastore nor uploaded.
         """
         image = request.get("image")
-        if isinstance(image, str) and not self._may_read(image):
+        if image not in self._datastore and image != request.get(BROUGHT):
             raise HTTPException(status_code=404, detail=f"there is no image {image!r}")
         try:
             result: dict[str, Any] = super().infer(request, datastore)  # type: ignore[misc]
@@ -383,19 +391,6 @@ class ActiveLearningApp:
             logger.exception("inference failed")
             raise HTTPException(status_code=400, detail=reason(error)) from error
         return result
-
-    def _may_read(self, image: str) -> bool:
-        """Whether an image is one of the datastore, or a file that came with a request; never another server path."""
-        if image in self._datastore:
-            return True
-        path = Path(image).resolve()
-        if not path.exists():
-            return False
-        # MONAI Label keeps an upload under a temporary name, and a session's files in a folder of their own.
-        if path.parent == Path(tempfile.gettempdir()).resolve():
-            return path.name.startswith(tempfile.gettempprefix())
-        sessions = self.sessions()
-        return bool(sessions) and path.is_relative_to(Path(sessions.store_path).resolve())
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """A viewer stored a label: a final one ends the lease and may make a training due.

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import zipfile
+import logging
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, BackgroundTasks, File, HTTPException, UploadFile
+from fastapi import APIRouter, File, HTTPException, UploadFile
+from fastapi.responses import FileResponse
 from monailabel.config import settings
-from monailabel.endpoints import session
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.others.generic import get_mime_type
 
+from apps.bodies import FormRoute
 from apps.routes import ADMIN, READER
+from apps.transfers import save
+from tasks.sessions import QuotaError, Sessions
+from tasks.unpacking import unpack
+from tasks.values import of_kind, within
 
-router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
+router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, route_class=FormRoute)
 
-LARGEST_UNPACKED = 8 << 30
-"""Bytes of a session's files after unpacking."""
+logger = logging.getLogger(__name__)
 
 
 @router.post("/reload", include_in_schema=False)
@@ -41,44 +47,61 @@ def replace_model(model: str, user: User = ADMIN) -> None:
 
 @router.put("/session/", tags=["Session"])
 def create_session(
-    background_tasks: BackgroundTasks,
     uncompress: bool = False,
-    expiry: int = 0,
+    expiry: str = "0",
     files: list[UploadFile] = File(...),  # noqa: B008
     user: User = READER,
-) -> Any:
-    """Keep an image for a while without adding it to the datastore; a ZIP file is unpacked on request."""
-    if uncompress:
-        for file in files:
-            _check_zip(file)
-    return session.create_session(background_tasks, uncompress, expiry, files)
+) -> dict[str, Any]:
+    """Keep an image for a while without adding it to the datastore; a ZIP file is unpacked on request.
+
+    ``expiry``: seconds that it is kept without use; 0 for the longest time, ``MONAI_LABEL_SESSION_EXPIRY``.
+    """
+    sessions = _sessions()
+    try:
+        seconds = of_kind("expiry", expiry, int)
+        within("expiry", seconds, 0, sessions.longest)
+        with sessions.room() as room, tempfile.TemporaryDirectory(prefix="session-") as name:
+            folder = Path(name) / "files"
+            folder.mkdir()
+            for number, file in enumerate(files, start=1):
+                if uncompress:
+                    unpack(file.file, folder, room.take)
+                else:
+                    room.take(file.size or 0)
+                    save(file, folder, "image" if len(files) == 1 else f"image{number}")
+            session = sessions.add(folder, seconds)
+    except QuotaError as error:
+        raise HTTPException(status_code=507, detail=str(error)) from error
+    except ValueError as error:
+        raise HTTPException(status_code=400, detail=str(error)) from error
+    logger.info("%s keeps a session of %d MB", user.username, session.size >> 20)
+    return {"session_id": session.id, "session_info": session.shown()}
 
 
 @router.get("/session/{session_id}", tags=["Session"])
 def read_session(session_id: str, update_ts: bool = False, image: bool = False, user: User = READER) -> Any:
     """A session's description, or its image."""
-    found = app_instance().sessions().get_session(session_id) if app_instance().sessions() else None
-    if image and found is not None and not Path(found.image).is_file():
+    session = _sessions().get(session_id, touch=update_ts)
+    if session is None:
+        raise HTTPException(status_code=404, detail="there is no such session, or it has expired")
+    if not image:
+        return session.shown()
+    if not session.image.is_file():
         raise HTTPException(status_code=400, detail="the session has several files; ask for its description")
-    return session.get_session(session_id, update_ts, image)
-
-
-def _check_zip(file: UploadFile) -> None:
-    try:
-        with zipfile.ZipFile(file.file) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise HTTPException(status_code=400, detail=f"only ZIP files are unpacked: {error}") from error
-    if not (file.filename or "").lower().endswith(".zip"):
-        raise HTTPException(status_code=400, detail="only files that end in .zip are unpacked")
-    if sum(member.file_size for member in members) > LARGEST_UNPACKED:
-        raise HTTPException(status_code=413, detail="the ZIP file unpacks to more than is taken")
-    if any(member.filename.startswith("/") or ".." in member.filename.split("/") for member in members):
-        raise HTTPException(status_code=400, detail="the ZIP file has names outside of its folder")
-    file.file.seek(0)
+    return FileResponse(session.image, media_type=get_mime_type(str(session.image)), filename=session.image.name)
 
 
 @router.delete("/session/{session_id}", tags=["Session"])
-def remove_session(session_id: str, user: User = READER) -> Any:
+def remove_session(session_id: str, user: User = READER) -> dict[str, Any]:
     """Forget a session and its files."""
-    return session.remove_session(session_id)
+    session = _sessions().get(session_id, touch=False)
+    if session is None or not _sessions().remove(session_id):
+        raise HTTPException(status_code=404, detail="there is no such session, or it has expired")
+    return session.shown()
+
+
+def _sessions() -> Sessions:
+    found: Sessions | None = app_instance().sessions()
+    if found is None:
+        raise HTTPException(status_code=404, detail="sessions are switched off: MONAI_LABEL_SESSIONS")
+    return found

@@ -10,7 +10,6 @@ from fastapi.responses import FileResponse
 from monailabel.config import settings
 from monailabel.endpoints import datastore
 from monailabel.endpoints.user.auth import User
-from monailabel.interfaces.utils.app import app_instance
 
 from apps.routes import ADMIN, ANNOTATOR, READER, update_label_info
 
@@ -33,21 +32,6 @@ def label_info(label: str, tag: str, user: User = READER) -> dict[str, Any]:
 def review(label: str, tag: str, params: str = Form("{}"), user: User = ANNOTATOR) -> dict[str, Any]:
     """Merge values into what is kept with a label, as 3D Slicer's Reviewer sends them."""
     return update_label_info(label, tag, params, user)
-
-
-@router.delete("/datastore/image", tags=["Datastore"])
-@router.delete("/datastore/", include_in_schema=False)
-def remove_image(id: str, user: User = ADMIN) -> dict[str, Any]:
-    """Remove an image and its labels; the final one is kept in the history."""
-    app_instance().datastore().remove_image(id)
-    return {}
-
-
-@router.delete("/datastore/label", tags=["Datastore"])
-def remove_label(id: str, tag: str, user: User = ADMIN) -> dict[str, Any]:
-    """Remove a label; a final one is kept in the history."""
-    app_instance().datastore().remove_label(id, tag)
-    return {}
 
 
 @router.get("/model/{model}", tags=["Model"])

@@ -110,7 +110,7 @@ def image_id(name: str | Path) -> str:
     return name[: len(name) - len(ending)]
 
 
-_FORBIDDEN = re.compile(r"[/\\\x00-\x1f\x7f]")
+_FORBIDDEN = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LONGEST_NAME = 200
 """Characters of an image id or a reader's name."""

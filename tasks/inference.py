@@ -18,6 +18,8 @@ from tasks.models import Checkpoint, ModelRegistry, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
+RESULT_FOLDER = "result_folder"
+"""Key of a request: folder for the file of the result; the system's temporary one if it is missing."""
 _LOADED = "loaded_model"
 
 

@@ -16,6 +16,7 @@ from tasks.groups import LABELS_TABLE
 from tasks.models import ModelRegistry
 from tasks.phantoms import SLICE_CLASSES, write_phantoms, write_slices
 from tasks.segmentation.models import segmentation_models
+from tasks.temporary import forget_temporary_folder
 from tests.tiny import label_image, write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +26,13 @@ REAL = ROOT.parent / "shared" / "data"
 settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD = False
 os.environ["MONAI_LABEL_DATASTORE_AUTO_RELOAD"] = "false"
 os.environ["MONAI_LABEL_TRACKING_ENABLED"] = "false"
+
+
+@pytest.fixture(autouse=True)
+def temporary_folder():
+    """Apps take their temporary folder along when their test ends."""
+    yield
+    forget_temporary_folder()
 
 
 @dataclass(frozen=True)

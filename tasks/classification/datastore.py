@@ -11,6 +11,7 @@ from typing import Any
 from tasks.datastore.folder import StudiesFolder
 from tasks.files import LabelError, write_json
 from tasks.images import IMAGE_PATTERNS, check_image
+from tasks.strict_json import JSONError, parse_object
 
 _LARGEST = 64 * 1024
 """Bytes of a label file: it holds one name."""
@@ -71,30 +72,27 @@ class GradedFolder(StudiesFolder):
             self.set_labels(label_tag, labels, replace=False)
 
 
-def read_grade(file: Path) -> Any:
+def read_grade(file: Path) -> dict[str, Any] | None:
     """Content of a label file, None if it is empty.
 
     Raises:
-        ValueError: no JSON, or more of it than a name needs.
+        ValueError: no JSON object, or more of it than a name needs.
     """
     if file.stat().st_size > _LARGEST:
         raise ValueError(f"a label file holds one class name; this one has {file.stat().st_size} bytes")
     content = file.read_bytes().strip()
-    try:
-        return json.loads(content) if content else None
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    return parse_object(content, "the label file") if content else None
 
 
 def _class_in(file: Path, info: dict[str, Any]) -> str:
     try:
         content = read_grade(file)
-        found = info if content is None else content
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LabelError('the label file is no JSON such as {"label": "HGG"}') from error
+    except JSONError as error:
+        raise LabelError(f'{error}; it must be such as {{"label": "HGG"}}') from error
     except ValueError as error:
         raise LabelError(str(error)) from error
-    name = found.get("label") if isinstance(found, dict) else None
+    found = info if content is None else content
+    name = found.get("label")
     if not isinstance(name, str) or not name:
         raise LabelError('no class given: send {"label": "..."} as the file or in params')
     return name

@@ -32,8 +32,8 @@ def read_class(file: str | Path, classes: Sequence[str]) -> int:
         ImageError: unreadable, or a class that is not declared.
     """
     try:
-        name = read_grade(Path(file))["label"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        name = (read_grade(Path(file)) or {})["label"]
+    except (OSError, ValueError, KeyError) as error:
         raise ImageError(f'{file} is not a label such as {{"label": "{classes[0]}"}}: {error}') from error
     if name not in classes:
         raise ImageError(f"{file} has the class {name!r}; declared are {', '.join(classes)}")

@@ -13,11 +13,12 @@ import tempfile
 import threading
 import time
 import uuid
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
@@ -108,6 +109,7 @@ class StudiesFolder(LocalDatastore):
         self._auto_reload = auto_reload
         self._read_only = read_only
         self._own: set[str] = set()
+        self._unnamed: set[str] = set()
         self._watcher: Watcher | None = None
         self._checksums: Checksums | None = None
         folder = Path(path)
@@ -313,6 +315,19 @@ class StudiesFolder(LocalDatastore):
         """Merge values into an image's info."""
         self._image(image_id)
         self._keep_with_images({image_id: _without_checksum(info)})
+
+    def write_dataset(self, file: BinaryIO, limit: int | None = None) -> None:
+        """Write images with final labels, the labels, and what is known of them as a ZIP file.
+
+        Args:
+            file: open for writing.
+            limit: of labelled images; None for all.
+        """
+        with zipfile.ZipFile(file, "w") as archive:
+            for pair in self.datalist()[:limit]:
+                for kind, path in pair.items():
+                    archive.write(path, f"{kind}/{Path(path).name}")
+            archive.writestr("metadata.json", self._datastore.model_dump_json(exclude={"base_path"}))
 
     # Labels
 
@@ -609,8 +624,17 @@ class StudiesFolder(LocalDatastore):
     def _scan(self, folder: Path, patterns: Iterable[str]) -> dict[str, str]:
         """Id -> ending of the files in a folder."""
         wanted = re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns))
-        names = (entry.name for entry in os.scandir(folder))
+        names = (entry.name for entry in os.scandir(folder) if self._has_a_text_name(entry.name))
         return dict(self._to_id(name) for name in names if wanted.match(name) and not name.startswith((".", _PART)))
+
+    def _has_a_text_name(self, name: str) -> bool:
+        """Whether a file's name is Unicode; others cannot be kept or sent, and are left out with a word in the log."""
+        if name.isascii() or name.encode(errors="replace").decode() == name:
+            return True
+        if name not in self._unnamed:
+            self._unnamed.add(name)
+            logger.warning("%a is left out: its name is not valid UTF-8; rename the file", name)
+        return False
 
     def _scan_images(self) -> dict[str, str]:
         """Id -> ending of all images there are."""

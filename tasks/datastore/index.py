@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from strategies.database import READ_ONLY, open_engine
+from tasks.strict_json import sendable
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,9 @@ class Index:
         construct = ImageLabelModel.model_construct
         with self._engine.connect().execution_options(**READ_ONLY) as connection:
             objects = {
-                row.image_id: construct(image=DataModel.model_construct(ext=row.ext, info=row.info), labels={})
+                row.image_id: construct(
+                    image=DataModel.model_construct(ext=row.ext, info=sendable(row.info)), labels={}
+                )
                 for row in connection.execute(sa.select(_IMAGES).order_by(_IMAGES.c.image_id))
             }
         for (image_id, tag), label in self.labels().items():
@@ -122,7 +125,7 @@ class Index:
         """All labels by image id and tag: also those of images that are gone, and what another process has noted."""
         with self._engine.connect().execution_options(**READ_ONLY) as connection:
             return {
-                (row.image_id, row.tag): DataModel.model_construct(ext=row.ext, info=row.info)
+                (row.image_id, row.tag): DataModel.model_construct(ext=row.ext, info=sendable(row.info))
                 for row in connection.execute(sa.select(_LABELS))
             }
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from monailabel.datastore.local import ImageLabelModel, LocalDatastoreModel
 from pydantic import ValidationError
 
+from tasks.strict_json import sendable
+
 logger = logging.getLogger(__name__)
 
 STOCK_INDEX = "datastore_v2.json"
@@ -23,5 +25,8 @@ def read_stock_index(folder: Path) -> dict[str, ImageLabelModel]:
     except (OSError, ValidationError) as error:
         logger.error("%s is damaged (%s); images and labels are found again by their files", file, error)
         return {}
+    for image in objects.values():
+        for model in (image.image, *image.labels.values()):
+            model.info = sendable(model.info)
     logger.info("%s: took over what it knows of %d images", file, len(objects))
     return objects

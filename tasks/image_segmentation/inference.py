@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Resize
-from monailabel.transform.writer import Writer
 
 from tasks.files import RESULT_ENDINGS
 from tasks.image_segmentation.slices import image_affine, is_picture, preprocessing, read_size, restore
 from tasks.models import Checkpoint, ModelRegistry
-from tasks.segmentation.inference import SegmentationInferTask
+from tasks.segmentation.inference import SegmentationInferTask, write_label_map
 from tasks.segmentation.inferer import WindowInferer, whole_image
 from tasks.values import one_of
 
@@ -57,7 +56,7 @@ class ImageInferTask(SegmentationInferTask):
         one_of("result_extension", ending, RESULT_ENDINGS)
         if is_picture(ending):
             data = {**data, "pred": data["pred"][..., 0]}
-        return Writer(label="pred")({**data, "result_extension": ending, "result_dtype": np.uint8})
+        return write_label_map(data, ending, np.uint8), {}
 
 
 def image_inferer(checkpoint: Checkpoint) -> WindowInferer:

@@ -395,11 +395,11 @@ class ArchiveFolder(StudiesFolder):
         for series in self.archive.search(SEG):
             if series.SeriesInstanceUID in known:
                 continue
-            failures = 0 if self._look_at(series, of_channel) else failures + 1
+            failures = 0 if self._look_at_segmentation(series, of_channel) else failures + 1
             if failures == MOST_FAILURES:
                 raise ArchiveError(f"the archive {self.archive.url} does not give its segmentations")
 
-    def _look_at(self, series: Series, of_channel: Mapping[str, str]) -> bool:
+    def _look_at_segmentation(self, series: Series, of_channel: Mapping[str, str]) -> bool:
         """Take a segmentation if it is a label, and remember what it was; False if it must be asked for again."""
         uid = series.SeriesInstanceUID
         image_id: str | None = None

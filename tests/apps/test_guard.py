@@ -2,6 +2,8 @@
 
 import errno
 import json
+import tempfile
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -178,14 +180,14 @@ BAD = [
     (400, {"method": "HEAD", "url": "/datastore/image", "params": {"image": "image0", "check_sum": "NONE:1"}}),
     # leases, skips, jobs
     (404, post("/activelearning/nothing")),
-    (422, post("/activelearning/random", content=b"{", headers={"Content-Type": "application/json"})),
+    (400, post("/activelearning/random", content=b"{", headers={"Content-Type": "application/json"})),
     (422, post("/activelearning/random", json=[1])),
     (400, post("/activelearning/random", json={"client_id": {"a": 1}})),
     (400, post("/activelearning/random", json={"client_id": GIANT})),
     (409, post("/al/skip", json={"image": "nothing", "reason": "x"})),
     (422, post("/al/skip", json={"image": "image0"})),
     (422, post("/al/skip", json={"image": "image0", "reason": "x" * 2000})),
-    (422, post("/al/skip", content=b"\xff\xfe", headers={"Content-Type": "application/json"})),
+    (400, post("/al/skip", content=b"\xff\xfe", headers={"Content-Type": "application/json"})),
     (409, post("/al/restore", json={"image": "image0"})),
     (404, post("/reload")),
     (404, {"method": "DELETE", "url": "/datastore/label", "params": {"id": "image0", "tag": "final"}}),
@@ -223,6 +225,7 @@ def test_every_bad_request_has_its_answer_and_changes_nothing(http, app, folder)
     assert not wrong, "\n".join(map(str, wrong))
     assert len(BAD) > 90
     assert everything(folder) == before
+    assert not list(Path(tempfile.gettempdir()).iterdir())
     assert app.datastore().status() == status
     assert app.store.labelled_count() == 0
     assert http.request(**put()).json()["segments"] == {"tumor": 2}

@@ -47,9 +47,9 @@ def test_an_empty_file_takes_the_class_from_the_parameters(folder, tmp_path):
         ('{"label": "HGG"}', "unknown class 'HGG'; the classes are clear, disc"),
         ("", "no class given"),
         ('{"class": "disc"}', "no class given"),
-        ("[1]", "no class given"),
+        ("[1]", "must be a JSON object"),
         ('{"label": 3}', "no class given"),
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
         (" " * 70000, "holds one class name; this one has 70000 bytes"),
     ],
 )

@@ -386,3 +386,15 @@ def test_the_labels_of_a_tag_are_replaced_at_once_and_others_stay(datastore, tmp
     assert [path.name for path in (tmp_path / "studies" / "labels" / "pseudo").iterdir()] == ["image7.nii.gz"]
     datastore.set_labels("pseudo", {})
     assert datastore.status()["label_tags"] == {"final": 6}
+
+
+def test_a_file_whose_name_is_not_unicode_is_left_out_and_named_in_the_log(tmp_path, caplog):
+    """Neither a database nor an answer could hold its id."""
+    write_volume(tmp_path / "image.nii.gz", np.zeros((2, 2, 2), np.float32))
+    for place in (tmp_path, tmp_path / "labels" / "final"):
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "image.nii.gz", os.fsencode(place) + b"/im\xff.nii.gz")
+    folder = StudiesFolder(str(tmp_path), extensions=["*.nii.gz"])
+    folder.refresh()
+    assert folder.list_images() == ["image"]
+    assert caplog.text.count("its name is not valid UTF-8") == 1
