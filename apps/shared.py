@@ -262,7 +262,7 @@ class ActiveLearningApp:
     def sync_images(self) -> None:
         """Tell the store which images there are and which have a final label; from now on, follow changes."""
         with self._datastore.at_rest():
-            self._datastore.follow_edits(self.store.label_stamps())
+            self._datastore.follow_edits(self.store.noted_labels())
             there = self._datastore.labelled()
             gone = dict.fromkeys(set(self.store.image_ids()) - there.keys())
             self._listening = True

@@ -153,9 +153,14 @@ class _Batch:
             note_labels(session, dict.fromkeys(removed), given=False)
         if moved:
             touch_labels(session, moved)
-        self._given(given)
-        self._gone(removed, LABEL_REMOVED)
-        self._gone(gone, IMAGE_REMOVED)
+        events = [
+            *self._given(given),
+            *self._gone(removed, LABEL_REMOVED),
+            *self._gone(gone, IMAGE_REMOVED),
+        ]
+        if events:  # in the order in which they were told
+            place = {name: number for number, name in enumerate(self.states)}
+            session.execute(sa.insert(Event), sorted(events, key=lambda event: place[event["image_id"]]))
         close_finished(session, given, self.time)
 
     def _is_new(self, state: ImageState, row: sa.Row[Any] | None) -> bool:
@@ -182,8 +187,8 @@ class _Batch:
         # A label that is taken back does not count, nor, until a new one comes, that of an image given out again.
         return {**values, "labelled": False}
 
-    def _given(self, labels: Mapping[str, Label]) -> None:
-        """Images have new labels: their leases and skips end."""
+    def _given(self, labels: Mapping[str, Label]) -> list[dict[str, Any]]:
+        """Images have new labels: their leases and skips end; returns the lines of history."""
         leases = self._leases(labels)
         events = []
         for name, label in labels.items():
@@ -193,19 +198,19 @@ class _Batch:
             self.noted.gone.add(name)
             if not _is_known(self.session, name, label.details):
                 events.append(self._event(LABELLED, name, annotator, lease, label.details))
-        self._write(events)
         for names in _chunks(labels):
             self.session.execute(sa.delete(Lease).where(Lease.image_id.in_(names)))
             self.session.execute(sa.delete(Skip).where(Skip.image_id.in_(names)))
+        return events
 
-    def _gone(self, images: Sequence[str], event: str) -> None:
-        """Images or their labels were removed. A lease on an image that is still there holds on."""
+    def _gone(self, images: Sequence[str], event: str) -> list[dict[str, Any]]:
+        """Images or their labels were removed; returns the lines. A lease on an image that is still there holds on."""
         leases = self._leases(images)
-        self._write([self._event(event, name, self.states[name].client_id, leases.get(name), {}) for name in images])
         if event == IMAGE_REMOVED:
             self.noted.gone.update(images)
             for names in _chunks(images):
                 self.session.execute(sa.delete(Lease).where(Lease.image_id.in_(names)))
+        return [self._event(event, name, self.states[name].client_id, leases.get(name), {}) for name in images]
 
     def _leases(self, images: Iterable[str]) -> dict[str, Lease]:
         found: dict[str, Lease] = {}
@@ -225,10 +230,6 @@ class _Batch:
             "round_id": lease.round_id if lease else None,
             "details": dict(details),
         }
-
-    def _write(self, events: list[dict[str, Any]]) -> None:
-        if events:
-            self.session.execute(sa.insert(Event), events)
 
 
 def close_finished(session: orm.Session, images: Iterable[str], time: dt.datetime) -> None:

@@ -319,11 +319,12 @@ class Store:
             changes |= dict.fromkeys(before.keys() - images.keys())
             _change_images(session, changes)
 
-    def label_stamps(self) -> dict[str, str]:
-        """Image id -> size and time of the final label's file when it was last noted, where that is known."""
-        query = sa.select(Image.image_id, Image.label_stamp).where(Image.present, Image.label_stamp.is_not(None))
+    def noted_labels(self) -> dict[str, tuple[str, str]]:
+        """Image id -> name, and size and time of the file, of the final label that was last noted."""
+        known = (Image.label_ref.is_not(None), Image.label_stamp.is_not(None))
+        query = sa.select(Image.image_id, Image.label_ref, Image.label_stamp).where(Image.present, *known)
         with self.reading() as session:
-            return {row.image_id: row.label_stamp for row in session.execute(query)}
+            return {row.image_id: (row.label_ref, row.label_stamp) for row in session.execute(query)}
 
     def change_images(self, changes: Mapping[str, bool | None]) -> None:
         """Note what has changed in the datastore.

@@ -219,17 +219,18 @@ class StudiesFolder(LocalDatastore):
         """Size and time of a final label's file: changes whenever the label does; None if there is none."""
         return self._stamps.get(image_id)
 
-    def follow_edits(self, known: Mapping[str, str]) -> None:
+    def follow_edits(self, known: Mapping[str, tuple[str, str]]) -> None:
         """Note final labels whose file was written anew while nobody watched.
 
         Args:
-            known: image id -> stamp that its label had.
+            known: image id -> name and stamp that its label had. A label of another name is one of ours that is newer.
         """
         with self._mutex:
+            edited = [name for name, (_, stamp) in known.items() if self._stamps.get(name, stamp) != stamp]
             labels = {
-                (name, FINAL): self._found_label(name, FINAL, self._label(name, FINAL).ext)
-                for name, stamp in known.items()
-                if self._stamps.get(name, stamp) != stamp
+                (name, FINAL): self._found_label(name, FINAL, label.ext)
+                for name in edited
+                if label_ref((label := self._label(name, FINAL)).info) == known[name][0]
             }
             if labels and not self._read_only:
                 with self._index.change() as change:

@@ -54,12 +54,12 @@ def test_a_label_that_was_noted_is_no_change_when_it_is_told_again(store, pool, 
     told = [ImageState(pool[0], label=Label("one", "ann", {}, "10:1"))]
     rounds.note(told)
     before = store.label_revision()
-    assert store.label_stamps() == {pool[0]: "10:1"}
+    assert store.noted_labels() == {pool[0]: ("one", "10:1")}
     rounds.note(told)
     assert (store.label_revision(), changed(store, before)) == (before, set())
     rounds.note([ImageState(pool[0], label=Label("file:10:2", "", {}, "10:2"))])
     assert changed(store, before) == {pool[0]}
-    assert store.label_stamps() == {pool[0]: "10:2"}
+    assert store.noted_labels() == {pool[0]: ("file:10:2", "10:2")}
 
 
 def test_a_transaction_that_fails_counts_nothing(store, pool, rounds, monkeypatch):
