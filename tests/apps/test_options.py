@@ -75,7 +75,7 @@ ODD = {
     "relabel": ["maybe", "", "1"],
     "auto_train": ["yes", "1", "", "TRUE!"],
     "tags": ["history", "my tag", "a,a", "..", "ä", "x" * 65],
-    "hosts": ["", "http://a", "a/b", "a:x", "ä ö", "*", "a b"],
+    "hosts": ["http://a", "a/b", "a:x", "ä ö", "*", "a b"],
     "origins": ["a.example", "ftp://a", "*", "http://", "https://a/b"],
     "max_voxels": ["0", "-1", "1e9", "2**30", "9" * 30],
     "max_pixels": ["0", "nan", "9" * 30],

@@ -233,8 +233,9 @@ def test_a_label_that_is_changed_by_hand_is_a_change(make, tmp_path, running):
     assert app.store.label_revision() == before
     shutil.copy(tmp_path / "oracle" / "image1.nii.gz", tmp_path / "studies" / "labels" / "final" / "image0.nii.gz")
     if running:
+        lines = len([*app.store.history()])
         app.datastore().refresh()
-        (line,) = app.store.history()
+        (line,) = [*app.store.history()][lines:]
         assert (line["image_id"], line["client_id"]) == ("image0", "")
     else:
         make()
