@@ -12,6 +12,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from apps.options import ConfigurationError
 from apps.origins import OwnHosts, OwnPages
+from apps.shared import JOB_PROCESS
 from tests.apps.conftest import over_http
 from tests.server import APP
 from tests.tiny import write_volume
@@ -221,6 +222,7 @@ def test_a_wrong_setting_of_monai_label_s_stops_the_start_with_one_line(tmp_path
     monkeypatch.setattr("monailabel.interfaces.utils.app.apps", {})
     monkeypatch.setattr(settings, "MONAI_LABEL_CORS_ORIGINS", ["https://portal.example/path"])
     app = opened(tmp_path)
+    monkeypatch.setenv(JOB_PROCESS, "")  # set by the start, taken back after the test
     with pytest.raises(ConfigurationError, match=r"MONAI_LABEL_CORS_ORIGINS.*portal\.example/path"):
         app.on_init_complete()
     app.store.close()
