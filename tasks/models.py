@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import logging
@@ -210,8 +211,9 @@ class ModelRegistry:
     def tidy(self) -> None:
         """Remove what a killed publishing left, and all but the newest checkpoints that somebody deleted by hand."""
         for part in self.folder.glob("*.tmp"):
-            if time.time() - part.stat().st_mtime > _ABANDONED_SECONDS:
-                part.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # it was published meanwhile
+                if time.time() - part.stat().st_mtime > _ABANDONED_SECONDS:
+                    part.unlink()
         for name in self.names:
             deleted = sorted(self.folder.glob(f"{name}-*.deleted"), key=lambda file: file.name.split(".")[-2:])
             for file in deleted[:-_KEPT]:

@@ -62,6 +62,9 @@ def make_studies(folder: Path) -> Path:
         file = folder / "labels" / "final" / f"i{number}.nii"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(label(number))
+    store = Store(folder / "active_learning" / "store.sqlite")
+    store.complete_scoring(VERSION)  # records of a version that does not serve would be tidied away
+    store.close()
     return folder
 
 
