@@ -1,4 +1,4 @@
-"""What is known of images, labels and models, and how they are removed: MONAI Label's routes, run in threads."""
+"""What is known of images and labels, and the models' checkpoints: MONAI Label's routes, run in threads."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from monailabel.config import settings
 from monailabel.endpoints import datastore
 from monailabel.endpoints.user.auth import User
 
+from apps.bodies import FormRoute
 from apps.routes import ADMIN, ANNOTATOR, READER, update_label_info
 
-router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
+router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, route_class=FormRoute)
 
 
 @router.get("/datastore/image/info", tags=["Datastore"])
