@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from strategies.catalogue import CATALOGUE
-from strategies.store import Image, Record, Store
 from tasks.segmentation.records import COMMITTEE_SCORES, SCORES
+from tasks.store.store import Image, Record, Store
 from tests.server import Server
 
 VERSION = "0123456789ab"

@@ -25,16 +25,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from strategies.store import Store
 from tasks.datastore.folder import StudiesFolder
-from tasks.models import Checkpoint
-from tasks.phantoms import write_phantoms
+from tasks.geometry.volumes import IMAGE_ENDINGS
+from tasks.learning.checkpoints import Checkpoint
 from tasks.segmentation.models import SINGLE, segmentation_models
 from tasks.segmentation.networks import SplitUNet
+from tasks.store.store import Store
+from tasks.tools.phantoms import write_phantoms
 from tasks.volume_segmentation.inference import checkpoint_preprocessing, volume_inferer
 from tasks.volume_segmentation.presets import PRESETS
 from tasks.volume_segmentation.scoring import ScoreVolumes
-from tasks.volume_segmentation.volumes import IMAGE_ENDINGS
 
 
 class StockInfer(BasicInferTask):

@@ -15,8 +15,8 @@ import torch
 import typer
 from rich.console import Console
 
-from tasks.pools import read_pool, subset
-from tasks.simulation import FULL_DATA, ORACLES, Plan, simulate
+from tasks.simulation.data_sets import read_pool, subset
+from tasks.simulation.play import FULL_DATA, ORACLES, Plan, simulate
 
 APP = "volume_segmentation"
 

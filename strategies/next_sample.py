@@ -9,8 +9,8 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from strategies.catalogue import QueryStrategy
-from strategies.preparation import Preparation
-from strategies.rounds import Assignment, Rounds
+from tasks.rounds.preparation import Preparation
+from tasks.rounds.rounds import Assignment, Rounds
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class NextSample(Strategy):
             datastore: not read; the store knows which images are labelled.
 
         Returns:
-            ``id`` and the fields of :class:`strategies.rounds.Assignment`; empty if nothing is left.
+            ``id`` and the fields of :class:`tasks.rounds.rounds.Assignment`; empty if nothing is left.
         """
         client_id = str(request.get("client_id") or ANONYMOUS)
         assignment = self.rounds.next_image(self.strategy, client_id)

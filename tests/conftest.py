@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from monailabel.config import settings
 
-from strategies.store import Store
+from tasks.common.files import image_id, read_table
+from tasks.common.temporary import forget_temporary_folder
 from tasks.datastore.folder import StudiesFolder
-from tasks.files import image_id, read_table
-from tasks.groups import LABELS_TABLE
-from tasks.models import ModelRegistry
-from tasks.phantoms import SLICE_CLASSES, write_phantoms, write_slices
+from tasks.learning.checkpoints import ModelRegistry
+from tasks.learning.groups import LABELS_TABLE
 from tasks.segmentation.models import segmentation_models
-from tasks.temporary import forget_temporary_folder
+from tasks.store.store import Store
+from tasks.tools.phantoms import SLICE_CLASSES, write_phantoms, write_slices
 from tests.tiny import label_image, write_volume
 
 ROOT = Path(__file__).resolve().parents[1]

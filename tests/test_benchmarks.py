@@ -9,7 +9,7 @@ import pytest
 
 import benchmarks
 from benchmarks import scoring
-from tasks.phantoms import write_phantoms
+from tasks.tools.phantoms import write_phantoms
 
 NAMES = sorted(path.stem for path in Path(benchmarks.__path__[0]).glob("[a-z]*.py"))
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import requests
 
-from apps.options import ImageOptions, Options, VolumeOptions
+from apps.server.options import ImageOptions, Options, VolumeOptions
 from strategies import catalogue
 from tasks.segmentation.records import COMMITTEE_SCORES, SCORES
 from tests.server import ROOT, free_port, wait_for

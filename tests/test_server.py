@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from monailabel.client.client import MONAILabelClientException
 
-from strategies.store import Store
+from tasks.store.store import Store
 from tests.server import ROOT, Server, wait_for
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import requests
 
-from apps.access import TABLE, Body, Role, Row
-from tests.apps.test_guard import label
+from apps.auth.access import TABLE, Body, Role, Row
+from tests.apps.server.test_guard import label
 from tests.realm import realm
 from tests.server import ROOT, Server
 from tests.tasks.image_segmentation.conftest import write_picture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from monailabel.client.client import MONAILabelClientException
 
-from strategies.store import Store
+from tasks.store.store import Store
 from tests.server import ROOT, Server, wait_for
 
 pytestmark = pytest.mark.slow

@@ -6,10 +6,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from strategies.reconciliation import ImageState, Label
-from strategies.rounds import Rounds
-from strategies.store import Image
 from tasks.datastore.folder import StudiesFolder
+from tasks.rounds.reconciliation import ImageState, Label
+from tasks.rounds.rounds import Rounds
+from tasks.store.store import Image
 
 QUICK = {
     "levels": 2,

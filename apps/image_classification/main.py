@@ -14,16 +14,16 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.train import TrainTask
 
-from apps import grading
-from apps.options import ImageOptions
-from apps.shared import ActiveLearningApp
+from apps.routes import grading
+from apps.server.app import ActiveLearningApp
+from apps.server.options import ImageOptions
 from tasks.classification.datastore import GradedFolder
 from tasks.classification.inference import ClassifierInferTask
 from tasks.classification.models import CLASSIFIER, COMMITTEE, classification_models
 from tasks.classification.presets import PRESETS
 from tasks.classification.scoring import COMMITTEE_SCORES, SCORES, ScoreImages
 from tasks.classification.training import ClassifierTrainTask
-from tasks.scoring import RECORDS
+from tasks.learning.scoring import RECORDS
 
 
 class ImageClassification(ActiveLearningApp, MONAILabelApp):

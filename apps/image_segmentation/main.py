@@ -16,19 +16,19 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.train import TrainTask
 
-from apps.options import ImageOptions
-from apps.pseudo_labels import router as pseudo_label_router
-from apps.shared import ActiveLearningApp
+from apps.routes.pseudo_labels import router as pseudo_label_router
+from apps.server.app import ActiveLearningApp
+from apps.server.options import ImageOptions
 from strategies.catalogue import CATALOGUE
-from strategies.pseudo_labels import PseudoLabels
 from tasks.image_segmentation.datastore import MaskFolder
 from tasks.image_segmentation.inference import ImageInferTask
+from tasks.image_segmentation.model_masks import PseudoLabeller, PseudoLabelShelf
 from tasks.image_segmentation.networks import ImageArchitecture
 from tasks.image_segmentation.presets import PRESETS
-from tasks.image_segmentation.pseudo_labels import PseudoLabeller, PseudoLabelShelf
 from tasks.image_segmentation.scoring import ScoreSlices
 from tasks.image_segmentation.training import ImageTrainTask
-from tasks.scoring import RECORDS
+from tasks.learning.scoring import RECORDS
+from tasks.rounds.pseudo_labels import PseudoLabels
 from tasks.segmentation.models import BOOTSTRAP, BOOTSTRAP_MEMBERS, SINGLE, segmentation_models
 from tasks.segmentation.records import COMMITTEE_SCORES, SCORES
 

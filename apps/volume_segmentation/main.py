@@ -16,22 +16,22 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.train import TrainTask
 
-from apps import ohif
-from apps.options import VolumeOptions, is_remote
-from apps.shared import ActiveLearningApp
+from apps.routes import ohif
+from apps.server.app import ActiveLearningApp
+from apps.server.options import VolumeOptions, is_remote
+from tasks.datastore.archive import ArchiveFolder
 from tasks.datastore.folder import StudiesFolder
 from tasks.dicom.client import Archive
-from tasks.dicom.selection import SeriesFilter
-from tasks.scoring import RECORDS
+from tasks.dicom.series_filter import SeriesFilter
+from tasks.geometry.volumes import check_image
+from tasks.learning.scoring import RECORDS
 from tasks.segmentation.models import BOOTSTRAP, BOOTSTRAP_MEMBERS, SINGLE, segmentation_models
 from tasks.segmentation.records import COMMITTEE_SCORES, SCORES
 from tasks.volume_segmentation.acceptance import VolumeRule
-from tasks.volume_segmentation.archive import ArchiveFolder
 from tasks.volume_segmentation.inference import VolumeInferTask
 from tasks.volume_segmentation.presets import PRESETS
 from tasks.volume_segmentation.scoring import ScoreVolumes
 from tasks.volume_segmentation.training import VolumeTrainTask
-from tasks.volume_segmentation.volumes import check_image
 
 
 class VolumeSegmentation(ActiveLearningApp, MONAILabelApp):

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.common.files import LabelError, write_json
+from tasks.common.strict_json import JSONError, parse_object
 from tasks.datastore.folder import StudiesFolder
-from tasks.files import LabelError, write_json
-from tasks.images import IMAGE_PATTERNS, check_image
-from tasks.strict_json import JSONError, parse_object
+from tasks.geometry.images import IMAGE_PATTERNS, check_image
 
 _LARGEST = 64 * 1024
 """Bytes of a label file: it holds one name."""

@@ -10,8 +10,8 @@ from monai.transforms import Compose
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from tasks.classification.transforms import preprocessing
-from tasks.inference import CurrentModelInferTask
-from tasks.models import Checkpoint, ModelRegistry
+from tasks.learning.checkpoints import Checkpoint, ModelRegistry
+from tasks.learning.inference import CurrentModelInferTask
 
 
 class ClassifierInferTask(CurrentModelInferTask):

@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 
 from tasks.classification.datastore import GradedFolder, read_grade
+from tasks.common.files import ImageError, image_id, read_table, split_names
 from tasks.datastore.rules import FINAL
-from tasks.files import ImageError, image_id, read_table, split_names
-from tasks.groups import LABELS_TABLE
+from tasks.learning.groups import LABELS_TABLE
 
 
 def read_class(file: str | Path, classes: Sequence[str]) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from strategies.store import Store
 from tasks.classification.networks import ClassifierArchitecture
-from tasks.models import ModelRegistry
+from tasks.learning.checkpoints import ModelRegistry
+from tasks.store.store import Store
 
 CLASSIFIER = "classifier"
 COMMITTEE = "classifier_committee"

@@ -11,8 +11,8 @@ import torchvision
 from monai.networks.blocks import Convolution
 from torch import nn
 
-from tasks.dropout import stochastic
-from tasks.pretrained import Pretrained, torchvision_network
+from tasks.learning.dropout import stochastic
+from tasks.learning.pretrained import Pretrained, torchvision_network
 
 NETWORKS = ("alexnet", "resnet34", "small")
 """AlexNet (Hao et al. 2021) and ResNet34 (PCDAL 2023) from torchvision, and a small network for CPUs."""
@@ -104,7 +104,7 @@ def start_from(classifier: ImageClassifier, pretrained: Pretrained) -> None:
     """Copy pretrained weights into a classifier; its last layer, which has other classes, stays random.
 
     Raises:
-        tasks.pretrained.WeightsError: the weights are those of another network.
+        tasks.learning.pretrained.WeightsError: the weights are those of another network.
     """
     if pretrained.state is None:
         return

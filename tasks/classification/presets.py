@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tasks.classification.networks import NETWORKS, ClassifierArchitecture
-from tasks.hyperparameters import Hyperparameters
+from tasks.learning.hyperparameters import Hyperparameters
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from tasks.classification.labels import read_class
 from tasks.classification.networks import ClassifierArchitecture, ImageClassifier, start_from
 from tasks.classification.presets import ClassifierPreset
 from tasks.classification.transforms import preprocessing
-from tasks.evaluation import classification_metrics
-from tasks.groups import Grouping
-from tasks.images import read_image
-from tasks.models import ModelRegistry
-from tasks.pretrained import Start, WeightsError
-from tasks.training import MembersTrainTask, TrainingError, parameters
+from tasks.geometry.images import read_image
+from tasks.learning.checkpoints import ModelRegistry
+from tasks.learning.groups import Grouping
+from tasks.learning.metrics import classification_metrics
+from tasks.learning.pretrained import Start, WeightsError
+from tasks.learning.training import MembersTrainTask, TrainingError, parameters
 
 
 class ClassifierTrainTask(MembersTrainTask):

@@ -7,7 +7,7 @@ from typing import Any
 
 from monai.transforms import Compose, NormalizeIntensityd, Resized, Transform
 
-from tasks.images import intensities, read_image
+from tasks.geometry.images import intensities, read_image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_SD = (0.229, 0.224, 0.225)
@@ -17,7 +17,7 @@ class ReadImaged(Transform):
     """Dictionary transform: the path under ``image`` becomes ``[3, rows, columns]`` in [0, 1]; grey fills all three."""
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Read the file; other keys stay as they are. Raises :class:`tasks.files.ImageError`."""
+        """Read the file; other keys stay as they are. Raises :class:`tasks.common.files.ImageError`."""
         return {**data, "image": intensities(read_image(data["image"])).expand(3, -1, -1).clone()}
 
 

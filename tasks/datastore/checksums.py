@@ -16,7 +16,7 @@ from typing import Any
 from monailabel.interfaces.exception import ImageNotFoundException
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.files import fingerprint, reason
+from tasks.common.files import fingerprint, reason
 
 logger = logging.getLogger(__name__)
 

@@ -23,13 +23,7 @@ from typing import Any, BinaryIO
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
-from tasks.datastore.checksums import CHECKSUM, CHECKSUM_OF, Checksums
-from tasks.datastore.index import Index, IndexChange
-from tasks.datastore.rejected import RejectedLabels
-from tasks.datastore.rules import FINAL, LabelRule, any_image, any_label
-from tasks.datastore.stock import read_stock_index
-from tasks.datastore.watcher import Watcher
-from tasks.files import (
+from tasks.common.files import (
     ArchiveError,
     ImageError,
     LabelError,
@@ -39,6 +33,12 @@ from tasks.files import (
     is_safe_name,
     is_safe_tag,
 )
+from tasks.datastore.checksums import CHECKSUM, CHECKSUM_OF, Checksums
+from tasks.datastore.index import Index, IndexChange
+from tasks.datastore.monailabel_index import read_stock_index
+from tasks.datastore.rejected import RejectedLabels
+from tasks.datastore.rules import FINAL, LabelRule, any_image, any_label
+from tasks.datastore.watcher import Watcher
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class StudiesFolder(LocalDatastore):
         on_label: called with the id of an image that was given a final label, while nothing else can change.
         extensions: patterns of image files.
         rule: what a final label must fulfil.
-        look: raises :class:`tasks.files.ImageError` for a new image that cannot be used.
+        look: raises :class:`tasks.common.files.ImageError` for a new image that cannot be used.
         turn: entered while a file that was sent is looked at, so that a server can bound how many are at once.
         tags: tags that labels may be saved under; None allows any that can be a folder name.
         auto_reload: follow changes that others make in the folder.

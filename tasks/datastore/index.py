@@ -15,8 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 from monailabel.datastore.local import DataModel, ImageLabelModel
 
-from strategies.database import READ_ONLY, open_engine
-from tasks.strict_json import sendable
+from tasks.common.strict_json import sendable
+from tasks.store.database import READ_ONLY, open_engine
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from tasks.files import ArchiveError
+from tasks.common.files import ArchiveError
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Outbox:
 
     Args:
         waiting: names of what waits, in the order to be sent.
-        send: sends one; :class:`tasks.files.ArchiveError` means later.
+        send: sends one; :class:`tasks.common.files.ArchiveError` means later.
         give_up: called with what can never be sent, and why.
     """
 

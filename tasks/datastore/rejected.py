@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.files import read_own_json
+from tasks.common.files import read_own_json
 
 logger = logging.getLogger(__name__)
 

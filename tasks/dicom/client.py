@@ -17,7 +17,7 @@ from monailabel.datastore.dicom import DICOMwebClientX
 from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 
-from tasks.files import ArchiveError, reason
+from tasks.common.files import ArchiveError, reason
 
 logger = logging.getLogger(__name__)
 

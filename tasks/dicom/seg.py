@@ -17,9 +17,9 @@ from pydicom.uid import generate_uid
 from pydicom.valuerep import PersonName
 from skimage.color import rgb2lab
 
+from tasks.common.files import ImageError, LabelError
 from tasks.dicom.frames import GROUPS, Frame, claimed, frames_of, group
-from tasks.files import ImageError, LabelError
-from tasks.sizes import check_layers
+from tasks.geometry.sizes import check_layers
 
 MANUFACTURER = "Active learning for MONAI Label"
 _PALETTE = ((230, 60, 60), (70, 160, 240), (250, 200, 60), (90, 200, 110), (190, 110, 230), (250, 140, 60))

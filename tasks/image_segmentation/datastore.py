@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.common.files import ImageError, LabelError
 from tasks.datastore.folder import StudiesFolder
 from tasks.datastore.rules import FINAL, Accepted
-from tasks.files import ImageError, LabelError
-from tasks.image_segmentation.pseudo_labels import PSEUDO
-from tasks.image_segmentation.slices import read_mask
-from tasks.images import IMAGE_PATTERNS, check_image
+from tasks.geometry.images import IMAGE_PATTERNS, check_image
+from tasks.geometry.slices import read_mask
+from tasks.image_segmentation.model_masks import PSEUDO
 
 
 class MaskRule:

@@ -10,12 +10,12 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Resize
 
-from tasks.files import RESULT_ENDINGS
-from tasks.image_segmentation.slices import image_affine, is_picture, preprocessing, read_size, restore
-from tasks.models import Checkpoint, ModelRegistry
+from tasks.common.files import RESULT_ENDINGS
+from tasks.common.values import one_of
+from tasks.geometry.slices import image_affine, is_picture, preprocessing, read_size, restore
+from tasks.learning.checkpoints import Checkpoint, ModelRegistry
 from tasks.segmentation.inference import SegmentationInferTask, write_label_map
 from tasks.segmentation.inferer import WindowInferer, whole_image
-from tasks.values import one_of
 
 
 class ImageInferTask(SegmentationInferTask):

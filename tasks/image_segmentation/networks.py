@@ -13,9 +13,9 @@ from monai.networks.nets import BasicUNet, FlexibleUNet
 from monai.networks.nets.flexible_unet import FLEXUNET_BACKBONE
 from torch import nn
 
-from tasks.dropout import stochastic
-from tasks.image_segmentation.slices import IN_CHANNELS
-from tasks.pretrained import Pretrained, torchvision_network
+from tasks.geometry.slices import IN_CHANNELS
+from tasks.learning.dropout import stochastic
+from tasks.learning.pretrained import Pretrained, torchvision_network
 from tasks.segmentation.networks import Architecture, SplitUNet
 
 NETWORKS = ("unet", "unet_resnet34", "small")
@@ -223,7 +223,7 @@ def start_from(network: nn.Module, pretrained: Pretrained) -> None:
     """Copy ImageNet weights into the encoder of a :class:`ResNetUNet`; nothing happens to other networks.
 
     Raises:
-        tasks.pretrained.WeightsError: the weights are those of another network.
+        tasks.learning.pretrained.WeightsError: the weights are those of another network.
     """
     if pretrained.state is None or not isinstance(network, ResNetUNet):
         return

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tasks.hyperparameters import Hyperparameters
 from tasks.image_segmentation.loss import LOSSES
 from tasks.image_segmentation.networks import NETWORKS, ImageArchitecture
+from tasks.learning.hyperparameters import Hyperparameters
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import torch
 from monai.transforms import Compose
 from monailabel.interfaces.datastore import Datastore
 
-from strategies.store import Store
 from tasks.image_segmentation.inference import checkpoint_preprocessing, image_inferer
-from tasks.image_segmentation.pseudo_labels import PseudoLabeller
-from tasks.models import Checkpoint, ModelRegistry
+from tasks.image_segmentation.model_masks import PseudoLabeller
+from tasks.learning.checkpoints import Checkpoint, ModelRegistry
 from tasks.segmentation.inferer import WindowInferer
 from tasks.segmentation.scoring import ScoreSegmentations
+from tasks.store.store import Store
 
 
 class ScoreSlices(ScoreSegmentations):

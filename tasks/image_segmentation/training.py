@@ -12,19 +12,19 @@ from monai.transforms import Compose, RandRotate90d, SpatialPadd
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.basic_train import Context
 
-from strategies.schema import LabelNames
-from tasks.files import ImageError
-from tasks.groups import Grouping, hold_out_by_name
+from tasks.common.files import ImageError
+from tasks.geometry.slices import preprocessing, read_mask, read_slice
 from tasks.image_segmentation.loss import WeightedLoss
+from tasks.image_segmentation.model_masks import pseudo_labelled
 from tasks.image_segmentation.networks import IMAGENET_ENCODERS, ImageArchitecture, start_from
 from tasks.image_segmentation.presets import ImagePreset
-from tasks.image_segmentation.pseudo_labels import pseudo_labelled
-from tasks.image_segmentation.slices import preprocessing, read_mask, read_slice
-from tasks.models import ModelRegistry
-from tasks.pretrained import Pretrained, Start, WeightsError
+from tasks.learning.checkpoints import ModelRegistry
+from tasks.learning.groups import Grouping, hold_out_by_name
+from tasks.learning.pretrained import Pretrained, Start, WeightsError
+from tasks.learning.training import VALIDATION_SHARE, TrainingError, parameters
 from tasks.segmentation.inferer import WindowInferer, whole_image
 from tasks.segmentation.training import SegmentationTrainTask, augmentation
-from tasks.training import VALIDATION_SHARE, TrainingError, parameters
+from tasks.store.label_names import LabelNames
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from monailabel.utils.others.generic import device_map
 
+from tasks.common.files import RESULT_ENDINGS
+from tasks.common.values import of_kind, one_of, shown, within
 from tasks.datastore.rules import FINAL
-from tasks.files import RESULT_ENDINGS
-from tasks.values import of_kind, one_of, shown, within
 
 ADDED_BY_CLIENTS = frozenset({"client_id", "model", "method", "gpus", "multi_gpu", "val_batch_size"})
 """What the viewers add to every job by themselves; it decides on nothing."""

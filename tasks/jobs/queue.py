@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from strategies.claims import SCORING, TRAIN
+from tasks.store.claims import SCORING, TRAIN
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.transform.writer import write_itk
 from monailabel.utils.others.generic import file_ext
 
-from tasks.inference import RESULT_FOLDER, CurrentModelInferTask
-from tasks.models import ModelRegistry
+from tasks.learning.checkpoints import ModelRegistry
+from tasks.learning.inference import RESULT_FOLDER, CurrentModelInferTask
 
 
 class SegmentationInferTask(CurrentModelInferTask):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from strategies.store import Store
-from tasks.models import Architecture as AnyArchitecture
-from tasks.models import ModelRegistry
+from tasks.learning.checkpoints import Architecture as AnyArchitecture
+from tasks.learning.checkpoints import ModelRegistry
 from tasks.segmentation.networks import Architecture
+from tasks.store.store import Store
 
 SINGLE = "segmentation"
 BOOTSTRAP = "segmentation_bootstrap"

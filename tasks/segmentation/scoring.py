@@ -7,8 +7,8 @@ from abc import abstractmethod
 import torch
 from monai.transforms import Compose
 
-from tasks.models import Checkpoint
-from tasks.scoring import Prepared, ScoreRecords
+from tasks.learning.checkpoints import Checkpoint
+from tasks.learning.scoring import Prepared, ScoreRecords
 from tasks.segmentation.inferer import WindowInferer
 from tasks.segmentation.models import BOOTSTRAP, SINGLE
 from tasks.segmentation.records import Scorer

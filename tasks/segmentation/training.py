@@ -12,10 +12,10 @@ from monai.metrics import DiceMetric
 from monai.transforms import AsDiscreted, Compose, RandAffined, RandFlipd, RandScaleIntensityd, RandShiftIntensityd
 from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 
-from tasks.groups import Grouping
-from tasks.hyperparameters import Hyperparameters
-from tasks.models import ModelRegistry
-from tasks.training import MembersTrainTask
+from tasks.learning.checkpoints import ModelRegistry
+from tasks.learning.groups import Grouping
+from tasks.learning.hyperparameters import Hyperparameters
+from tasks.learning.training import MembersTrainTask
 
 
 class SegmentationTrainTask(MembersTrainTask):

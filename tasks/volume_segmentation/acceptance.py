@@ -10,12 +10,12 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from tasks.common.files import ImageError, LabelError, reading
 from tasks.datastore.rules import Accepted
-from tasks.files import ImageError, LabelError, reading
-from tasks.segmentation.labels import check_values, load
-from tasks.sizes import check_label, sides
-from tasks.volume_segmentation.geometry import Grid, onto, read_grid
-from tasks.volume_segmentation.volumes import IMAGE_ENDINGS
+from tasks.geometry.grid import Grid, onto, read_grid
+from tasks.geometry.label_values import check_values, load
+from tasks.geometry.sizes import check_label, sides
+from tasks.geometry.volumes import IMAGE_ENDINGS
 
 RAW = ".bin"
 """Ending of a label as OHIF keeps it in memory: one byte per voxel of the image, the first axis fastest."""

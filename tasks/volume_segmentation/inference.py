@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from monai.transforms import Compose
 
-from tasks.models import Checkpoint, ModelRegistry
+from tasks.geometry.volumes import preprocessing
+from tasks.learning.checkpoints import Checkpoint, ModelRegistry
 from tasks.segmentation.inference import SegmentationInferTask
 from tasks.segmentation.inferer import WindowInferer
 from tasks.volume_segmentation.presets import voxels
-from tasks.volume_segmentation.volumes import preprocessing
 
 
 class VolumeInferTask(SegmentationInferTask):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tasks.hyperparameters import Hyperparameters
+from tasks.learning.hyperparameters import Hyperparameters
 from tasks.segmentation.networks import Architecture
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from monai.transforms import Compose
 
-from strategies.store import Store
-from tasks.models import Checkpoint, ModelRegistry
+from tasks.geometry.volumes import channel_files
+from tasks.learning.checkpoints import Checkpoint, ModelRegistry
 from tasks.segmentation.inferer import WindowInferer
 from tasks.segmentation.scoring import ScoreSegmentations
+from tasks.store.store import Store
 from tasks.volume_segmentation.inference import checkpoint_preprocessing, volume_inferer
-from tasks.volume_segmentation.volumes import channel_files
 
 
 class ScoreVolumes(ScoreSegmentations):

@@ -13,15 +13,15 @@ from monai.transforms import (
 )
 from monailabel.tasks.train.basic_train import Context
 
-from tasks.files import ImageError
-from tasks.groups import Grouping
-from tasks.models import ModelRegistry
+from tasks.common.files import ImageError
+from tasks.geometry.volumes import preprocessing, read_label, read_volume
+from tasks.learning.checkpoints import ModelRegistry
+from tasks.learning.groups import Grouping
+from tasks.learning.training import parameters
 from tasks.segmentation.inferer import WindowInferer
 from tasks.segmentation.networks import Architecture
 from tasks.segmentation.training import SegmentationTrainTask, augmentation
-from tasks.training import parameters
 from tasks.volume_segmentation.presets import Preset, voxels
-from tasks.volume_segmentation.volumes import preprocessing, read_label, read_volume
 
 
 class VolumeTrainTask(SegmentationTrainTask):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from monailabel.interfaces.utils.app import app_instance
 
-from apps.grading import for_the_screen
-from apps.options import ConfigurationError
-from strategies.store import Event
-from tasks.images import read_image
+from apps.routes.grading import for_the_screen
+from apps.server.options import ConfigurationError
+from tasks.geometry.images import read_image
+from tasks.store.store import Event
 from tests.server import ROOT
 from tests.tasks.classification.conftest import QUICK, write_discs
 
@@ -219,7 +219,7 @@ def test_pixels_of_other_images_give_their_values_back():
 
 
 def test_a_huge_image_is_reduced_for_the_screen(monkeypatch):
-    monkeypatch.setattr("apps.grading.LARGEST_SIDE", 50)
+    monkeypatch.setattr("apps.routes.grading.LARGEST_SIDE", 50)
     stored, header = for_the_screen(np.full((1, 200, 100), 7, np.uint8))
     assert stored.shape == (1, 50, 25)
     assert set(stored.ravel().tolist()) == {7}

@@ -11,10 +11,10 @@ from fastapi import HTTPException
 from monailabel.interfaces.utils.app import app_instance
 from PIL import Image
 
-from apps import pseudo_labels as route
-from apps.options import ConfigurationError
+from apps.routes import pseudo_labels as route
+from apps.server.options import ConfigurationError
 from strategies.catalogue import CATALOGUE
-from tasks.image_segmentation.pseudo_labels import PSEUDO
+from tasks.image_segmentation.model_masks import PSEUDO
 from tests.server import ROOT
 from tests.tasks.image_segmentation.conftest import QUICK
 

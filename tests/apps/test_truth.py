@@ -16,10 +16,10 @@ import sqlalchemy as sa
 from monailabel.interfaces.utils.app import app_instance
 from sqlalchemy.exc import OperationalError
 
-from apps import shared
-from strategies.database import open_engine
-from strategies.store import Lease
+from apps.server import app as shared
 from tasks.datastore import index
+from tasks.store.database import open_engine
+from tasks.store.store import Lease
 from tests.server import APP
 from tests.tiny import write_volume
 

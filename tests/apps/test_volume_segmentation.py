@@ -13,10 +13,10 @@ from monailabel.endpoints.model import delete_model
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 
-from apps.options import ConfigurationError
+from apps.server.options import ConfigurationError
 from strategies.catalogue import CATALOGUE
-from strategies.claims import Claims
-from strategies.store import LabelSchema
+from tasks.store.claims import Claims
+from tasks.store.store import LabelSchema
 from tests.server import APP
 from tests.tiny import QUICK, write_volume
 

@@ -34,9 +34,9 @@ from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
 
 from apps.volume_segmentation import main as app_module
-from strategies.store import ImageRecord, Store
-from tasks.models import Checkpoint
+from tasks.learning.checkpoints import Checkpoint
 from tasks.segmentation.networks import Architecture, SplitUNet
+from tasks.store.store import ImageRecord, Store
 from tests.server import APP, free_port
 
 SHAPE = (5, 4, 3)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import requests
 
-from strategies.store import Store
+from tasks.store.store import Store
 from tests.conftest import REAL
 from tests.dicom import datasets, dcmqi_seg, enhanced, mr_series
 from tests.e2e.orthanc import Orthanc

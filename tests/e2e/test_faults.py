@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import requests
 
-from strategies.planning_process import LARGE_POOL
+from tasks.rounds.planning_process import LARGE_POOL
 from tests.server import ROOT, Server, wait_for
 from tests.tiny import write_volume
 

@@ -14,7 +14,7 @@ import SimpleITK
 from playwright.sync_api import expect
 from scipy.spatial import cKDTree
 
-from tasks.phantoms import SPACING, phantom
+from tasks.tools.phantoms import SPACING, phantom
 from tests.conftest import REAL, ROOT
 from tests.dicom import OBLIQUE, datasets, mr_series
 from tests.e2e.browser import SECONDS, WEBGL, chromium, sign_in

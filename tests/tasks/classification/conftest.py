@@ -9,7 +9,7 @@ from PIL import Image
 
 from tasks.classification.datastore import GradedFolder
 from tasks.classification.models import classification_models
-from tasks.models import ModelRegistry
+from tasks.learning.checkpoints import ModelRegistry
 
 CLASSES = ("clear", "disc")
 QUICK = {

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from tasks.classification import labels
 from tasks.classification.datastore import GradedFolder
 from tasks.classification.labels import import_labels, read_class
-from tasks.files import ImageError, LabelError
+from tasks.common.files import ImageError, LabelError
 from tests.tasks.classification.conftest import CLASSES
 
 

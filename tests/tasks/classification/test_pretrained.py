@@ -6,9 +6,9 @@ import pytest
 import torch
 import torchvision
 
-from tasks import pretrained
 from tasks.classification.networks import ClassifierArchitecture, start_from
-from tasks.pretrained import WeightsError, imagenet_weights
+from tasks.learning import pretrained
+from tasks.learning.pretrained import WeightsError, imagenet_weights
 
 
 def classifier(name: str):

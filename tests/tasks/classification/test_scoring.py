@@ -9,7 +9,7 @@ from tasks.classification.inference import ClassifierInferTask
 from tasks.classification.models import CLASSIFIER, COMMITTEE
 from tasks.classification.networks import ClassifierArchitecture
 from tasks.classification.scoring import COMMITTEE_SCORES, SCORES, ImageScorer, ScoreImages
-from tasks.models import Checkpoint
+from tasks.learning.checkpoints import Checkpoint
 from tests.tasks.classification.conftest import CLASSES
 
 X = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -9,15 +9,15 @@ import pytest
 import torch
 import torchvision
 
-from strategies.rounds import Rounds
-from strategies.schema import LabelNames
 from tasks.classification.datastore import GradedFolder
 from tasks.classification.models import CLASSIFIER, COMMITTEE
 from tasks.classification.presets import PRESETS
 from tasks.classification.training import ClassifierTrainTask
-from tasks.files import ImageError
-from tasks.groups import Grouping
-from tasks.training import MembersTrainTask, TrainingError
+from tasks.common.files import ImageError
+from tasks.learning.groups import Grouping
+from tasks.learning.training import MembersTrainTask, TrainingError
+from tasks.rounds.rounds import Rounds
+from tasks.store.label_names import LabelNames
 from tests.tasks.classification.conftest import CLASSES, QUICK
 from tests.tiny import take_label
 

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
+from tasks.common.files import ImageError, LabelError
 from tasks.datastore.folder import StudiesFolder
 from tasks.datastore.rules import Accepted
-from tasks.files import ImageError, LabelError
 from tests.tiny import label_image, write_volume
 
 

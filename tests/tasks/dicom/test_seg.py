@@ -9,10 +9,10 @@ import pytest
 import SimpleITK
 from pydicom.uid import generate_uid
 
+from tasks.common.files import ImageError, LabelError
 from tasks.dicom.seg import Authorship, made_at, may_be_mirrored, read_seg, referenced_series, write_seg
-from tasks.dicom.volume import to_volume
-from tasks.files import ImageError, LabelError
-from tasks.volume_segmentation.geometry import read_grid
+from tasks.dicom.series import to_volume
+from tasks.geometry.grid import read_grid
 from tests.dicom import AXIAL, OBLIQUE, datasets, dcmqi_seg, enhanced, mr_series
 
 NAMES = ("tumor", "liver")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from strategies.store import Store
 from tasks.image_segmentation.datastore import MaskFolder
 from tasks.image_segmentation.networks import ImageArchitecture
-from tasks.models import ModelRegistry
+from tasks.learning.checkpoints import ModelRegistry
 from tasks.segmentation.models import segmentation_models
+from tasks.store.store import Store
 
 QUICK = {
     "levels": 2,

@@ -5,7 +5,7 @@ import torch
 import torchvision
 
 from tasks.image_segmentation.networks import ImageArchitecture, ResNetUNet, start_from
-from tasks.pretrained import Pretrained, WeightsError, imagenet_weights
+from tasks.learning.pretrained import Pretrained, WeightsError, imagenet_weights
 from tasks.segmentation.networks import SplitUNet
 
 SMALL = {"small": {"levels": 3, "first_features": 4}, "unet": {"first_features": 4}, "unet_resnet34": {}}

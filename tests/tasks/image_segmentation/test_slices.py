@@ -7,8 +7,8 @@ import SimpleITK as sitk
 import torch
 from PIL import Image
 
-from tasks.files import ImageError
-from tasks.image_segmentation.slices import (
+from tasks.common.files import ImageError
+from tasks.geometry.slices import (
     image_affine,
     preprocessing,
     read_mask,

@@ -9,14 +9,14 @@ import pytest
 import torch
 import torchvision
 
-from strategies.schema import LabelNames
-from tasks.files import ImageError
-from tasks.groups import Grouping
+from tasks.common.files import ImageError
+from tasks.image_segmentation.model_masks import PSEUDO
 from tasks.image_segmentation.presets import PRESETS
-from tasks.image_segmentation.pseudo_labels import PSEUDO
 from tasks.image_segmentation.training import ImageTrainTask
+from tasks.learning.groups import Grouping
+from tasks.learning.training import TrainingError
 from tasks.segmentation.models import BOOTSTRAP, SINGLE
-from tasks.training import TrainingError
+from tasks.store.label_names import LabelNames
 from tests.tasks.image_segmentation.conftest import QUICK, label, write_picture
 
 
@@ -145,7 +145,7 @@ def test_an_error_while_batches_are_prepared_ends_the_training(registry, datasto
 
     task = trainer(registry)
     monkeypatch.setattr(task, "check_item", lambda item: None)
-    monkeypatch.setattr("tasks.image_segmentation.slices.read_slice", fail)
+    monkeypatch.setattr("tasks.geometry.slices.read_slice", fail)
     with pytest.raises(RuntimeError, match="applying transform"):
         task({**QUICK, "dataset": "Dataset"}, datastore)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from strategies.claims import SCORING, TRAIN
 from tasks.jobs.queue import KEPT, LONGEST_QUEUE, JobQueue, QueueFullError, monai_label_command
+from tasks.store.claims import SCORING, TRAIN
 
 SECONDS = 60
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from scipy.spatial.transform import Rotation
 
-from tasks.files import LabelError
+from tasks.common.files import LabelError
+from tasks.geometry.grid import Grid, onto, read_grid
 from tasks.volume_segmentation.acceptance import VolumeRule
-from tasks.volume_segmentation.geometry import Grid, onto, read_grid
 
 SHAPE = (7, 6, 5)
 TURN = Rotation.from_euler("xyz", [15, -5, 7], degrees=True).as_matrix()

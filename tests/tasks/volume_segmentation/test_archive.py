@@ -12,14 +12,14 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
+from tasks.common.files import ArchiveError, ImageError, LabelError
+from tasks.datastore import archive as archive_module
 from tasks.datastore import outbox
+from tasks.datastore.archive import ArchiveFolder
 from tasks.dicom.client import Series
 from tasks.dicom.seg import Authorship, write_seg
-from tasks.dicom.selection import SeriesFilter
-from tasks.files import ArchiveError, ImageError, LabelError
-from tasks.volume_segmentation import archive as archive_module
+from tasks.dicom.series_filter import SeriesFilter
 from tasks.volume_segmentation.acceptance import VolumeRule
-from tasks.volume_segmentation.archive import ArchiveFolder
 from tests.dicom import datasets, mr_series
 
 NAMES = ("tumor", "liver")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.hyperparameters import default_preset
+from tasks.learning.hyperparameters import default_preset
 from tasks.volume_segmentation.presets import PRESETS, voxels
 
 

@@ -4,7 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from tasks.volume_segmentation import protocols
+from tasks.simulation import protocols
 
 
 @pytest.fixture

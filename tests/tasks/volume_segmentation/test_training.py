@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from strategies.claims import Claims
-from strategies.schema import LabelNames
-from tasks.files import ImageError
+from tasks.common.files import ImageError
+from tasks.learning.training import Progress, TrainingError
 from tasks.segmentation.models import BOOTSTRAP, SINGLE
-from tasks.training import Progress, TrainingError
+from tasks.store.claims import Claims
+from tasks.store.label_names import LabelNames
 from tasks.volume_segmentation.presets import PRESETS
 from tasks.volume_segmentation.training import VolumeTrainTask
 from tests.tiny import QUICK, label_image, write_volume

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.files import ImageError, fingerprint, reason
-from tasks.volume_segmentation.volumes import channel_files, preprocessing, read_label, read_volume
+from tasks.common.files import ImageError, fingerprint, reason
+from tasks.geometry.volumes import channel_files, preprocessing, read_label, read_volume
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 

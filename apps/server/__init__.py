@@ -1,0 +1,1 @@
+"""The app class, options, start-up, error answers and limits."""

@@ -1,0 +1,454 @@
+"""What all apps share: options, store, datastore, rounds, the loop, and the next-sample route."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, HTTPException
+from monailabel.config import settings
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
+from monailabel.interfaces.tasks.train import TrainTask
+from sqlalchemy.exc import SQLAlchemyError
+
+from apps.auth import sign_in
+from apps.auth.access import Row
+from apps.auth.origins import OwnHosts
+from apps.auth.realm import accept_tokens
+from apps.routes import api_page, jobs, logs, metrics, problems, progress, relabelling
+from apps.routes import dicomweb as proxy
+from apps.routes import labels as routes
+from apps.routes import learning as pages
+from apps.routes import models as upkeep
+from apps.routes import sessions as stock
+from apps.routes.inference import BROUGHT
+from apps.server.guard import listens_on, protect, warn_if_open
+from apps.server.lanes import DECODES
+from apps.server.options import ConfigurationError, Options, is_remote, refuse
+from apps.server.sessions import Sessions
+from apps.server.start import check_settings, check_studies, say_what_is_lost
+from strategies.catalogue import QueryStrategy, offered
+from strategies.next_sample import NextSample
+from tasks.common.files import reason
+from tasks.common.temporary import TEMPORARY, use_temporary_folder
+from tasks.datastore.folder import Changes, StudiesFolder, is_found, label_ref
+from tasks.datastore.rules import FINAL
+from tasks.geometry.sizes import LIMITS
+from tasks.jobs.queue import JOB_PROCESS, Job, JobQueue
+from tasks.learning.checkpoints import ModelRegistry
+from tasks.learning.groups import DUPLICATES_TABLE, Grouping, read_grouping
+from tasks.learning.hyperparameters import default_preset
+from tasks.rounds.answers import Answers, Undone
+from tasks.rounds.ledger import Ledger
+from tasks.rounds.loop import ActiveLearningLoop
+from tasks.rounds.planning_process import LARGE_POOL, PlanningProcess
+from tasks.rounds.preparation import Preparation
+from tasks.rounds.reconciliation import ImageState, Label, Noted
+from tasks.rounds.rounds import Rounds
+from tasks.store.claims import SCORING, TRAIN, Claims, new_owner
+from tasks.store.database import PATIENCE_SECONDS
+from tasks.store.label_names import LabelNames
+from tasks.store.store import Model, Store
+
+logger = logging.getLogger(__name__)
+
+ROUTERS = tuple(
+    module.router
+    for module in (routes, jobs, upkeep, metrics, relabelling, problems, progress, pages, stock, logs, api_page, proxy)
+)
+"""Routes that every app has."""
+SIGN_IN = (sign_in.router,) if settings.MONAI_LABEL_AUTH_ENABLE else ()
+"""Routes that every app has with authentication."""
+JOB_PATIENCE_SECONDS = 60.0
+"""How long a job waits for a database that another process holds: nobody waits for its answer."""
+
+
+def _kept_for(studies: str, app_dir: str) -> Path:
+    """Where models, store and, for an archive, labels and fetched images are kept."""
+    if not is_remote(studies):
+        return Path(studies) / "active_learning"
+    given = settings.MONAI_LABEL_DATASTORE_CACHE_PATH or settings.MONAI_LABEL_DICOMWEB_CACHE_PATH
+    return (Path(given) if given else Path(app_dir) / "model") / f"{zlib.crc32(studies.encode()):08x}"
+
+
+KEPT_IN_HISTORY = (
+    "model",
+    "model_version",
+    "label",
+    "answer_id",
+    "probabilities_shown",
+    "segments",
+    "notes",
+    "previous",
+    "source",
+)
+"""What is kept with a label that the history keeps too."""
+NOT_NOTED = "the label is stored; the server's database cannot be written now and will know of it as soon as it can"
+TOLD = ("segments", "notes", "previous", "archive")
+"""What is kept with a label that its sender is told."""
+
+
+class ActiveLearningApp:
+    """Mixin before ``MONAILabelApp``: ``class App(ActiveLearningApp, MONAILabelApp)``.
+
+    MONAI Label takes the first class with ``MONAILabelApp`` among its direct bases, so this class must not be one.
+
+    An app gives :attr:`default_strategy`, :attr:`scores`, :attr:`default_labels`, :attr:`presets` and :attr:`models`,
+    and builds its tasks from :attr:`options`, :attr:`store`, :attr:`registry` and :attr:`grouping` in MONAI Label's
+    ``init_...`` methods.
+    """
+
+    models: Callable[..., ModelRegistry]
+    options_type: type[Options] = Options
+    options: Options
+    routers: tuple[APIRouter, ...] = ()
+    """Routes of the app besides those that all have."""
+    access: tuple[Row, ...] = ()
+    """Rows of those routes that are not in the table of this repository, see :mod:`apps.auth.access`."""
+    presets: Mapping[str, Any]
+
+    default_strategy = "random"
+    default_labels: tuple[str, ...] = ()
+    first_label_value = 1
+    """Value of the first label in label files; 0 where there is no background."""
+    fewest_labels = 1
+    scores: tuple[str, ...] = ()
+    embeddings = False
+    pseudo_labels = False
+    local_only = False
+    """Whether the studies must be a folder."""
+
+    # Set by MONAILabelApp.__init__.
+    app_dir: str
+    studies: str
+    _datastore: StudiesFolder
+    _listening = False
+    _trainers: dict[str, TrainTask]
+    _infers: dict[str, Any]
+    _scoring_methods: dict[str, Any]
+    _infers_threadpool: ThreadPoolExecutor | None
+    _strategies: dict[str, NextSample]
+    sessions: Callable[[], Any]
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str], **about: Any) -> None:
+        try:
+            check_settings()
+            if self.local_only and is_remote(studies):
+                raise ConfigurationError(f"studies {studies} must be a local folder: this app works on image files")
+            check_studies(studies)
+            self.options = self.options_type.parse(conf or {}, labels=self.default_labels)
+            LIMITS.max_voxels, LIMITS.max_pixels = self.options.max_voxels, self.options.max_pixels
+            self.query_strategies = self._offered()
+            self.folder = _kept_for(studies, app_dir)
+            self.grouping = self._grouping(studies)
+            self.preset = self.options.preset or default_preset()
+            if self.preset not in self.presets:
+                raise ConfigurationError(f"option preset must be one of {', '.join(self.presets)}; got {self.preset!r}")
+            if len(self.options.labels) < self.fewest_labels:
+                raise ConfigurationError(
+                    f"option labels must be at least {self.fewest_labels} names, got {', '.join(self.options.labels)}"
+                )
+            patience = JOB_PATIENCE_SECONDS if JOB_PROCESS in os.environ else PATIENCE_SECONDS
+            self.store = Store(self.options.store or self.folder / "store.sqlite", patience)
+            LabelNames(self.store).declare(self.options.labels, self.first_label_value, self.options.relabel)
+        except ValueError as error:
+            refuse(ConfigurationError(str(error)))
+        use_temporary_folder(self.folder / TEMPORARY)
+        self.registry = type(self).models(self.folder / "models", self.store, labels=self.options.labels)
+        if JOB_PROCESS in os.environ:
+            # A job's datastore does not follow the studies: what comes from here on is new to the next training.
+            self.registry.shown_revision = self.store.label_revision()
+        self.rounds = Rounds(self.store, self.options.batch_size, self.options.lease_minutes, self.options.seed)
+        self.preparation = Preparation(self.rounds)
+        self.ledger = Ledger(self.rounds)
+        try:
+            super().__init__(app_dir=app_dir, studies=studies, conf=conf, labels=list(self.options.labels), **about)  # type: ignore[call-arg]
+        except (OSError, SQLAlchemyError) as error:
+            refuse(ConfigurationError(f"studies {studies} cannot be opened: {reason(error)}"))
+        # Our loop decides when to score; MONAI Label would at every request.
+        self._auto_update_scoring = False
+        # Requests come in threads: without a limit, twenty annotators would run twenty networks at once.
+        self._infers_threadpool = self._infers_threadpool or ThreadPoolExecutor(1, thread_name_prefix="infer")
+        self.jobs = JobQueue(ended=self._job_ended)
+        self.loop = ActiveLearningLoop(
+            self.store,
+            self.rounds,
+            self.registry,
+            self.options.train_after or self.options.batch_size,
+            self.loop_trainers() if self.options.auto_train else (),
+            self.run_job,
+            self._catch_up,
+            self.unfinished_scoring,
+        )
+        if JOB_PROCESS not in os.environ:
+            say_what_is_lost(self.store, self.registry.folder, self._datastore.status()["completed"])
+            self.sync_images()
+
+    def loop_trainers(self) -> Sequence[str]:
+        """Names of the trainers that the loop runs, in order."""
+        raise NotImplementedError
+
+    def _offered(self) -> list[QueryStrategy]:
+        return offered(self.options.strategy or self.default_strategy, self.scores, self.embeddings, self.pseudo_labels)
+
+    def _grouping(self, studies: str) -> Grouping:
+        if not is_remote(studies):
+            return read_grouping(Path(studies), self.options.group_by, self.folder / DUPLICATES_TABLE)
+        if self.options.group_by:
+            raise ConfigurationError("option group_by needs a local studies folder")
+        return Grouping()
+
+    def init_datastore(self) -> StudiesFolder:
+        """The guarded datastore."""
+        job = JOB_PROCESS in os.environ
+        return self.open_datastore(
+            on_change=self._changed,
+            on_label=self._labelled,
+            tags=self.options.tags,
+            # A job only reads: what it knows may be older than what annotators have saved since.
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not job,
+            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY or job,
+            turn=DECODES.turn,
+        )
+
+    def _load_sessions(self, load: bool = False) -> Sessions | None:
+        """The readers' sessions; MONAI Label's lie in the home folder, without a bound."""
+        folder = Path(settings.MONAI_LABEL_SESSION_PATH.strip() or self.folder / "sessions")
+        return Sessions(folder, settings.MONAI_LABEL_SESSION_EXPIRY) if load else None
+
+    def open_datastore(self, **options: Any) -> StudiesFolder:
+        """The app's datastore.
+
+        Args:
+            **options: of :class:`tasks.datastore.folder.StudiesFolder`.
+        """
+        return StudiesFolder(self.studies, extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT, **options)
+
+    def init_strategies(self) -> dict[str, NextSample]:
+        """The strategies this app can serve, the default first."""
+        return {row.name: NextSample(row, self.rounds, self.preparation) for row in self.query_strategies}
+
+    def trainers(self) -> Sequence[TrainTask]:
+        """All trainers."""
+        return list(self._trainers.values())
+
+    def usable_models(self) -> list[str]:
+        """Names of the models that inference can use now."""
+        return [name for name, task in self._infers.items() if task.is_valid()]
+
+    def scoring_methods(self) -> list[str]:
+        """Names of the methods that score the pool."""
+        return list(self._scoring_methods)
+
+    def current_model(self) -> Model | None:
+        """The newest model that scoring uses, None before the first training."""
+        return next(iter(self.registry.scoring_models()), None)
+
+    def sync_images(self) -> None:
+        """Tell the store which images there are and which have a final label; from now on, follow changes."""
+        with self._datastore.at_rest():
+            self._datastore.follow_edits(self.store.noted_labels())
+            there = self._datastore.labelled()
+            gone = dict.fromkeys(set(self.store.image_ids()) - there.keys())
+            self._listening = True
+            self.ledger.tell(self._states({**there, **gone}))
+        self._catch_up()
+
+    def _changed(self, changes: Changes) -> None:
+        """Images or labels came or went."""
+        if self._listening:  # the first look tells of all that came before
+            self.ledger.tell(self._states(changes))
+            self._catch_up()
+
+    def _labelled(self, image_id: str) -> None:
+        """A final label was stored; whoever has sent it notes it without holding up others."""
+        if self._listening:
+            self.ledger.tell(self._states({image_id: True}))
+
+    def _states(self, changes: Changes) -> list[ImageState]:
+        remover = routes.REMOVER.get()
+        return [
+            ImageState(name, labelled is not None, None, remover) if not labelled else self._label_of(name)
+            for name, labelled in changes.items()
+        ]
+
+    def _label_of(self, image_id: str) -> ImageState:
+        info = self._datastore.get_label_info(image_id, FINAL)
+        details = {name: info[name] for name in KEPT_IN_HISTORY if name in info}
+        if is_found(info):
+            details["source"] = "the studies, not a viewer"
+        label = Label(label_ref(info), str(info.get("client_id") or ""), details, self._datastore.label_stamp(image_id))
+        return ImageState(image_id, label=label, found_anew=self._datastore.is_new and is_found(info))
+
+    def note_changes(self) -> Noted:
+        """Bring the store in line with what the datastore has told, and remove labels that were taken back.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: the database cannot be written.
+        """
+        noted = self.ledger.note()
+        for image_id, ref in noted.taken_back.items():
+            self._take_back(image_id, ref)
+        return noted
+
+    def _take_back(self, image_id: str, ref: str) -> None:
+        try:
+            self._datastore.take_back(image_id, ref)
+        except (OSError, SQLAlchemyError):
+            with self._datastore.at_rest():  # tried again as soon as something is noted
+                self.ledger.tell(self._states({image_id: bool(self._datastore.get_label_uri(image_id, FINAL))}))
+            raise
+
+    def _catch_up(self) -> None:
+        """Note what is not noted yet, and settle; what cannot be noted now is later."""
+        try:
+            self.note_changes()
+        except (OSError, SQLAlchemyError) as error:
+            logger.error("the database is behind the studies and follows later: %s", reason(error))
+        self.settle()
+
+    def undo(self, client_id: str, undo_id: str = "") -> Undone:
+        """Take back a reader's last answer, and remove its label.
+
+        Raises:
+            AnswerError: it cannot be taken back.
+        """
+        self.note_changes()
+        undone = Answers(self.rounds).undo(client_id, undo_id)
+        if undone.taken_back is not None:
+            self._take_back(undone.image_id, undone.taken_back)
+        return undone
+
+    def info(self) -> dict[str, Any]:
+        """What MONAI Label's clients want to know of the app; of the trainers, the one that runs comes first."""
+        found: dict[str, Any] = super().info()  # type: ignore[misc]
+        running = Claims(self.store).running(TRAIN)
+        stats = found["train_stats"]
+        found["train_stats"] = {name: stats[name] for name in sorted(stats, key=lambda name: name not in running)}
+        return found
+
+    def settle(self) -> None:
+        """Bring the datastore in line with the store where an app keeps something there; must cost little."""
+
+    def unfinished_scoring(self) -> bool:
+        """Whether the scoring job has left something undone although all images have their record."""
+        return False
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The next image for an annotator.
+
+        Args:
+            request: ``strategy`` (default the app's) and ``client_id``.
+
+        Returns:
+            Stock fields and those of the assignment; empty if nothing is left.
+
+        Raises:
+            MONAILabelException: unknown strategy.
+        """
+        name = request.get("strategy") or self.query_strategies[0].name
+        task = self._strategies.get(name)
+        if task is None:
+            raise MONAILabelException(
+                MONAILabelError.INVALID_INPUT,
+                f"unknown strategy {name!r}; offered are {', '.join(self._strategies)}",
+            )
+        self.note_changes()
+        sample: dict[str, Any] = task(request, self._datastore)
+        if not sample:
+            return {}
+        self._datastore.prefetch(sample["id"])
+        return {**self._datastore.get_image_info(sample["id"]), **sample}
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Run inference.
+
+        Raises:
+            HTTPException: 400 with the reason for an image that cannot be used or a model that is not there; 404 for an
+                image that is neither in the datastore nor uploaded.
+        """
+        image = request.get("image")
+        if image not in self._datastore and image != request.get(BROUGHT):
+            raise HTTPException(status_code=404, detail=f"there is no image {image!r}")
+        try:
+            result: dict[str, Any] = super().infer(request, datastore)  # type: ignore[misc]
+        except (ValueError, RuntimeError) as error:
+            logger.exception("inference failed")
+            raise HTTPException(status_code=400, detail=reason(error)) from error
+        return result
+
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
+        """A viewer stored a label: a final one ends the lease and may make a training due.
+
+        Returns:
+            What the sender is told.
+        """
+        if FINAL not in self._datastore.get_labels_by_image_id(image_id):
+            return {}
+        info = self._datastore.get_label_info(label_id, FINAL)
+        logger.info("%s labelled by %s", image_id, info.get("client_id") or "an unknown annotator")
+        self._catch_up()
+        self._prepare_rounds()
+        self.loop.wake()
+        told = {name: info[name] for name in TOLD if name in info}
+        if self.ledger.is_waiting(image_id):
+            told["notes"] = [*told.get("notes", ()), NOT_NOTED]
+        return told
+
+    def on_init_complete(self) -> None:
+        """Server start: routes, environment of the jobs, and the loop."""
+        accept_tokens()
+        new_owner()  # the jobs are this server's
+        self.registry.tidy()
+        self.registry.problems()  # no request has to wait until the checkpoints are read
+        from monailabel.app import app as server
+
+        routers = [*ROUTERS, *SIGN_IN, *self.routers]
+        protect(server, routers, self.access, self.options.max_upload_mb << 20, self._own_hosts())
+        warn_if_open(sys.argv[1:])
+        super().on_init_complete()  # type: ignore[misc]
+        if self._datastore.status()["total"] >= LARGE_POOL:
+            self.rounds.planner = PlanningProcess(self.store, self.options.batch_size, self.options.seed)
+        self.preparation.order(self.query_strategies[0])
+        self._prepare_rounds()
+        self._datastore.compute_checksums()
+        self.loop.start()
+
+    def _own_hosts(self) -> OwnHosts:
+        origins = [*self.options.origins, *map(str, settings.MONAI_LABEL_CORS_ORIGINS)]
+        try:
+            hosts = OwnHosts.of(self.options.hosts, origins, listens_on(sys.argv[1:]))
+        except ValueError as error:
+            refuse(ConfigurationError(f"MONAI_LABEL_CORS_ORIGINS: {error}"))
+        logger.info("reached as %s, or by address", ", ".join(sorted(hosts.names)))
+        logger.info("pages of other websites may use it: %s", ", ".join(map(str, hosts.friends)) or "none")
+        return hosts
+
+    def _prepare_rounds(self) -> None:
+        """Have the pool ordered for every strategy, in the background: the first request of none should wait."""
+        for strategy in self.query_strategies:
+            self.preparation.ask(strategy)
+
+    def run_job(self, kind: str, name: str) -> bool:
+        """Run a job in a process of its own; wait for its end. True if it succeeded."""
+        busy = [job for job in (self.jobs.running(kind), *self.jobs.waiting(kind)) if job is not None]
+        if busy:  # somebody else has started it: afterwards the loop looks again at what is due
+            busy[-1].ended.wait()
+            return True
+        job = self.jobs.submit(kind, {"model" if kind == TRAIN else "method": name})
+        job.ended.wait()
+        return job.succeeded
+
+    def _job_ended(self, job: Job) -> None:
+        """Whoever has asked for it: the pool may be in another order now."""
+        if job.kind == SCORING:
+            self.rounds.forget_plans()
+        self._prepare_rounds()
+        self.loop.wake()

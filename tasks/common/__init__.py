@@ -1,0 +1,1 @@
+"""Files, values and JSON from outside; temporary files."""

@@ -1,0 +1,1 @@
+"""What all trainings, inferences and scoring passes share."""

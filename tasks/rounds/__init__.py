@@ -1,0 +1,1 @@
+"""Rounds, leases, answers, plans, pseudo-labels, and the loop."""

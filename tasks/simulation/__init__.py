@@ -1,0 +1,1 @@
+"""Plays the annotator on images with true labels."""

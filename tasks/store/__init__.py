@@ -1,0 +1,1 @@
+"""One database: images, labels, records, rounds, leases, history, models."""

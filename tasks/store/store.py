@@ -1,0 +1,619 @@
+"""Records, rounds, leases, models and history in one database.
+
+SQLAlchemy over any database it supports; by default one SQLite file, which several server processes and jobs read and
+write at once, see :mod:`tasks.store.database`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from tasks.store import revisions
+from tasks.store.database import PATIENCE_SECONDS, READ_ONLY, open_engine
+
+_CHUNK = 10_000
+"""Values in one query."""
+
+
+def now() -> dt.datetime:
+    """Current time in UTC, without a time zone, as every column stores it."""
+    return dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)
+
+
+class Base(orm.DeclarativeBase):
+    """Tables of the store."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {dict[str, Any]: sa.JSON, dict[str, float]: sa.JSON}
+
+
+class Image(Base):
+    """One image of the pool. ``present`` is false once it has left the datastore; nothing is deleted.
+
+    ``label_ref`` names the label that the history has a line of; while the image is not labelled, it names one that
+    was taken back and that the datastore has still to remove.
+    """
+
+    __tablename__ = "images"
+    image_id: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    labelled: orm.Mapped[bool] = orm.mapped_column(default=False, index=True)
+    present: orm.Mapped[bool] = orm.mapped_column(default=True)
+    # Written by tasks.store.revisions: when the final label last changed, and size and time of its file then.
+    label_revision: orm.Mapped[int | None] = orm.mapped_column(default=None, index=True)
+    label_stamp: orm.Mapped[str | None] = orm.mapped_column(default=None)
+    # Written by tasks.store.label_names: under which label names it was given (None: the first), and whether the image
+    # is given out again because a name has come since.
+    label_schema: orm.Mapped[int | None] = orm.mapped_column(default=None)
+    reopened: orm.Mapped[bool] = orm.mapped_column(default=False, server_default=sa.false())
+    label_ref: orm.Mapped[str | None] = orm.mapped_column(default=None)
+
+
+class Record(Base):
+    """Everything one scoring pass learned about one image, for one model version; or why it could not."""
+
+    __tablename__ = "records"
+    model_version: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    image_id: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    fingerprint: orm.Mapped[str]
+    scores: orm.Mapped[dict[str, float]] = orm.mapped_column(default=dict)
+    class_entropies: orm.Mapped[dict[str, float]] = orm.mapped_column(default=dict)
+    embedding: orm.Mapped[bytes | None] = orm.mapped_column(default=None)
+    error: orm.Mapped[str | None] = orm.mapped_column(default=None)
+    created_at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+    # The few records with an error are found without walking over all embeddings.
+    __table_args__ = (
+        sa.Index(
+            "failed_records",
+            "model_version",
+            "image_id",
+            sqlite_where=sa.text("error IS NOT NULL"),
+            postgresql_where=sa.text("error IS NOT NULL"),
+        ),
+    )
+
+
+class Model(Base):
+    """One published checkpoint. ``scored_at`` is set once every image has a record for it."""
+
+    __tablename__ = "models"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    name: orm.Mapped[str] = orm.mapped_column(index=True)
+    version: orm.Mapped[str]
+    path: orm.Mapped[str]
+    labelled_count: orm.Mapped[int]
+    metrics: orm.Mapped[dict[str, Any]] = orm.mapped_column(default=dict)
+    created_at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+
+
+class Training(Base):
+    """A training that has ended: what it saw, and what came of it. It decides when the next one is due.
+
+    ``model_version`` is None if it failed, ``error`` says why. ``left_out`` maps images that vanished while they were
+    read to the reason.
+    """
+
+    __tablename__ = "trainings"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    name: orm.Mapped[str] = orm.mapped_column(index=True)
+    started_at: orm.Mapped[dt.datetime]
+    finished_at: orm.Mapped[dt.datetime]
+    label_revision: orm.Mapped[int]
+    model_version: orm.Mapped[str | None] = orm.mapped_column(default=None)
+    error: orm.Mapped[str | None] = orm.mapped_column(default=None)
+    left_out: orm.Mapped[dict[str, Any]] = orm.mapped_column(default=dict)
+
+
+class LabelSchema(Base):
+    """Names and values of the labels from a start of the server on."""
+
+    __tablename__ = "label_schemas"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    values: orm.Mapped[dict[str, Any]]
+    since: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+
+
+class Claim(Base):
+    """Work that one server on this store does; it lapses unless the server renews it."""
+
+    __tablename__ = "claims"
+    work: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    owner: orm.Mapped[str]
+    expires_at: orm.Mapped[dt.datetime]
+
+
+class Hold(Base):
+    """Somebody has stopped the background jobs; one row at most."""
+
+    __tablename__ = "holds"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    client_id: orm.Mapped[str]
+    at: orm.Mapped[dt.datetime]
+    label_revision: orm.Mapped[int]
+
+
+class Scoring(Base):
+    """A completed scoring pass: from here on rounds are ordered by the records of this model version."""
+
+    __tablename__ = "scorings"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    model_version: orm.Mapped[str] = orm.mapped_column(unique=True)
+    completed_at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+
+
+class Round(Base):
+    """One batch served to annotators under one model version (empty in a cold start)."""
+
+    __tablename__ = "rounds"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    strategy: orm.Mapped[str]
+    model_version: orm.Mapped[str]
+    number: orm.Mapped[int]
+    size: orm.Mapped[int]
+    reason: orm.Mapped[str]
+    opened_at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+    closed_at: orm.Mapped[dt.datetime | None] = orm.mapped_column(default=None)
+    completed: orm.Mapped[bool] = orm.mapped_column(default=False)
+    __table_args__ = (sa.Index("open_rounds", "strategy", "model_version", "closed_at"),)
+
+
+class RoundImage(Base):
+    """An image's place in a round; rank 1 is served first."""
+
+    __tablename__ = "round_images"
+    round_id: orm.Mapped[int] = orm.mapped_column(sa.ForeignKey("rounds.id"), primary_key=True)
+    rank: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    image_id: orm.Mapped[str] = orm.mapped_column(index=True)
+    score: orm.Mapped[float | None]
+    group: orm.Mapped[str | None] = orm.mapped_column(default=None)
+
+
+class PseudoLabel(Base):
+    """An image that the model labels itself, by the split of a round.
+
+    Due while it has neither ``made_at`` nor ``error``. Once a person has labelled the image and the two were compared
+    at ``compared_at``, ``agreement`` is the Dice per label, empty if they could not be.
+    """
+
+    __tablename__ = "pseudo_labels"
+    round_id: orm.Mapped[int] = orm.mapped_column(sa.ForeignKey("rounds.id"), primary_key=True)
+    image_id: orm.Mapped[str] = orm.mapped_column(primary_key=True, index=True)
+    score: orm.Mapped[float]
+    made_at: orm.Mapped[dt.datetime | None] = orm.mapped_column(default=None)
+    error: orm.Mapped[str | None] = orm.mapped_column(default=None)
+    compared_at: orm.Mapped[dt.datetime | None] = orm.mapped_column(default=None)
+    agreement: orm.Mapped[dict[str, float]] = orm.mapped_column(default=dict)
+
+
+class Lease(Base):
+    """An image promised to one annotator. The primary key keeps two annotators from holding the same image."""
+
+    __tablename__ = "leases"
+    image_id: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    client_id: orm.Mapped[str] = orm.mapped_column(index=True)
+    round_id: orm.Mapped[int] = orm.mapped_column(sa.ForeignKey("rounds.id"))
+    expires_at: orm.Mapped[dt.datetime]
+
+
+class Skip(Base):
+    """An image that a reader could not grade; nobody is given it until it is restored or labelled."""
+
+    __tablename__ = "skips"
+    image_id: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    client_id: orm.Mapped[str]
+    reason: orm.Mapped[str]
+    at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+
+
+class Event(Base):
+    """History: who was given, labelled or skipped which image, when, under which round and model version."""
+
+    __tablename__ = "history"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+    event: orm.Mapped[str]
+    image_id: orm.Mapped[str] = orm.mapped_column(index=True)
+    client_id: orm.Mapped[str] = orm.mapped_column(index=True)
+    round_id: orm.Mapped[int | None] = orm.mapped_column(default=None)
+    details: orm.Mapped[dict[str, Any]] = orm.mapped_column(default=dict)
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image's record as plain values.
+
+    Attributes:
+        image_id: id in the datastore.
+        model_version: content hash of the checkpoints that made it.
+        fingerprint: identifies the image's content, so that an unchanged image is not scored again.
+        scores: acquisition name -> score.
+        class_entropies: foreground class name -> entropy weighted with the class's probability.
+        embedding: ``(d,)`` float32.
+        error: why the image could not be scored, None if it was.
+    """
+
+    image_id: str
+    model_version: str
+    fingerprint: str
+    scores: Mapping[str, float]
+    class_entropies: Mapping[str, float]
+    embedding: np.ndarray | None
+    error: str | None = None
+
+
+class Store:
+    """The database behind an app.
+
+    Args:
+        location: path of a SQLite file (made if missing) or any SQLAlchemy URL.
+        patience: seconds that a writer waits for another process that holds the database.
+
+    Raises:
+        ValueError: the database cannot be opened.
+    """
+
+    def __init__(self, location: str | Path, patience: float = PATIENCE_SECONDS) -> None:
+        self.location = location
+        self.patience = patience
+        try:
+            self.engine = open_engine(_url(location), patience)
+            self._reader = self.engine.execution_options(**READ_ONLY)
+            _create_tables(self.engine)
+            self.check_writable()
+        except (sa.exc.SQLAlchemyError, ImportError, OSError, ValueError, TypeError) as error:
+            words = str(getattr(error, "orig", None) or error).partition("\n")[0]
+            raise ValueError(f"store {_shown(location)!r} cannot be opened: {words}") from error
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str | Path, float]]:
+        # A training on several GPUs sends its task to new processes; each opens connections of its own.
+        return Store, (self.location, self.patience)
+
+    @contextmanager
+    def transaction(self) -> Iterator[orm.Session]:
+        """One atomic transaction: committed at the end, rolled back on any exception."""
+        with orm.Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[orm.Session]:
+        """A consistent view for reading, which never waits for a writer."""
+        with orm.Session(self._reader, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def __str__(self) -> str:
+        """Where the database is, without a password."""
+        return _shown(self.location)
+
+    def check_writable(self) -> None:
+        """Raise :class:`sqlalchemy.exc.OperationalError` now where a transaction could not be written."""
+        with self.engine.begin() as connection:
+            connection.execute(sa.delete(Skip).where(sa.false()))  # SQLite begins one in a read-only file, too
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    # Images
+
+    def sync_images(self, images: Mapping[str, bool]) -> None:
+        """Bring the image table in line with a pool that nobody labels; see :mod:`tasks.rounds.reconciliation`.
+
+        Args:
+            images: every image id -> whether it has a final label.
+        """
+        with self.transaction() as session:
+            has_label = sa.or_(Image.labelled, Image.reopened).label("has_label")
+            known = session.execute(sa.select(Image.image_id, has_label).where(Image.present)).all()
+            before: dict[str, bool] = {row.image_id: bool(row.has_label) for row in known}
+            changes: dict[str, bool | None] = {
+                image_id: labelled for image_id, labelled in images.items() if before.get(image_id) != labelled
+            }
+            changes |= dict.fromkeys(before.keys() - images.keys())
+            _change_images(session, changes)
+
+    def noted_labels(self) -> dict[str, tuple[str, str]]:
+        """Image id -> name, and size and time of the file, of the final label that was last noted."""
+        known = (Image.label_ref.is_not(None), Image.label_stamp.is_not(None))
+        query = sa.select(Image.image_id, Image.label_ref, Image.label_stamp).where(Image.present, *known)
+        with self.reading() as session:
+            return {row.image_id: (row.label_ref, row.label_stamp) for row in session.execute(query)}
+
+    def change_images(self, changes: Mapping[str, bool | None]) -> None:
+        """Note what has changed in the datastore.
+
+        Args:
+            changes: image id -> whether it has a final label; None once it is gone.
+        """
+        with self.transaction() as session:
+            _change_images(session, changes)
+
+    def image_ids(self, labelled: bool | None = None) -> list[str]:
+        """Ids of the present images, ascending; optionally only the labelled or the unlabelled ones."""
+        query = sa.select(Image.image_id).where(Image.present).order_by(Image.image_id)
+        if labelled is not None:
+            query = query.where(Image.labelled == labelled)
+        with self.reading() as session:
+            return list(session.scalars(query))
+
+    def label_count(self) -> int:
+        """Number of present images that can be trained on: labelled, or given out again with the label they have."""
+        with self.reading() as session:
+            has_label = sa.or_(Image.labelled, Image.reopened)
+            return session.scalar(sa.select(sa.func.count()).select_from(Image).where(Image.present, has_label)) or 0
+
+    def labelled_count(self) -> int:
+        """Number of present images with a final label."""
+        with self.reading() as session:
+            query = sa.select(sa.func.count()).select_from(Image).where(Image.present, Image.labelled)
+            return session.scalar(query) or 0
+
+    # History
+
+    history_columns = ("at", "event", "image_id", "client_id", "strategy", "round", "model_version", "details")
+
+    def history(self) -> Iterator[dict[str, Any]]:
+        """Everything annotators did, oldest first, by :attr:`history_columns`; ``details`` is JSON."""
+        query = (
+            sa.select(Event, Round)
+            .join(Round, Round.id == Event.round_id, isouter=True)
+            .order_by(Event.id)
+            .execution_options(yield_per=1000)
+        )
+        with self.reading() as session:
+            for event, row in session.execute(query):
+                yield {
+                    "at": f"{event.at.isoformat()}Z",
+                    "event": event.event,
+                    "image_id": event.image_id,
+                    "client_id": event.client_id,
+                    "strategy": row.strategy if row else "",
+                    "round": row.number if row else "",
+                    "model_version": row.model_version if row else "",
+                    "details": json.dumps(event.details, sort_keys=True) if event.details else "",
+                }
+
+    # Records
+
+    def add_record(self, record: ImageRecord) -> None:
+        """Write one record, replacing an older one of the same image and model version."""
+        embedding = None if record.embedding is None else np.asarray(record.embedding, dtype="<f4").tobytes()
+        with self.transaction() as session:
+            session.merge(
+                Record(
+                    image_id=record.image_id,
+                    model_version=record.model_version,
+                    fingerprint=record.fingerprint,
+                    scores=dict(record.scores),
+                    class_entropies=dict(record.class_entropies),
+                    embedding=embedding,
+                    error=record.error,
+                    created_at=now(),
+                )
+            )
+
+    def fingerprints(self, model_version: str) -> dict[str, str]:
+        """Image id -> fingerprint of all records of a model version, errors included."""
+        with self.reading() as session:
+            query = sa.select(Record.image_id, Record.fingerprint).where(Record.model_version == model_version)
+            return {row.image_id: row.fingerprint for row in session.execute(query)}
+
+    def records(self, model_version: str, image_ids: Iterable[str] | None = None) -> list[ImageRecord]:
+        """Records of a model version by ascending image id, errors included."""
+        query = sa.select(Record).where(Record.model_version == model_version).order_by(Record.image_id)
+        if image_ids is not None:
+            query = query.where(Record.image_id.in_(list(image_ids)))
+        with self.reading() as session:
+            return [_plain(row) for row in session.scalars(query)]
+
+    def errors(self, model_version: str) -> dict[str, str]:
+        """Image id -> reason, for the images that could not be scored."""
+        query = sa.select(Record.image_id, Record.error).where(
+            Record.model_version == model_version, Record.error.is_not(None)
+        )
+        with self.reading() as session:
+            return {row.image_id: str(row.error) for row in session.execute(query)}
+
+    def forget_records(self, model_version: str, image_ids: Sequence[str]) -> None:
+        """Drop records of a model version: the images are due for scoring again."""
+        with self.transaction() as session:
+            session.execute(
+                sa.delete(Record).where(Record.model_version == model_version, Record.image_id.in_(image_ids))
+            )
+
+    def unscored(self, model_version: str) -> int:
+        """Number of present images without any record for a model version."""
+        scored = sa.select(Record.image_id).where(Record.model_version == model_version)
+        query = sa.select(sa.func.count()).select_from(Image).where(Image.present, Image.image_id.not_in(scored))
+        with self.reading() as session:
+            return session.scalar(query) or 0
+
+    # Models and scorings
+
+    def label_revision(self) -> int:
+        """The revision of the final label that changed last."""
+        with self.reading() as session:
+            return revisions.latest_revision(session)
+
+    def labels_changed_since(self, revision: int) -> int:
+        """Images whose final label was given, replaced or removed after a revision."""
+        with self.reading() as session:
+            return revisions.changed_since(session, revision)
+
+    def add_model(
+        self,
+        name: str,
+        version: str,
+        path: str,
+        labelled_count: int,
+        metrics: Mapping[str, Any] | None = None,
+        training: Training | None = None,
+    ) -> None:
+        """Publish a checkpoint: from the commit on it is the current one of that name.
+
+        Args:
+            name: of the model.
+            version: content hash of the file.
+            path: file name.
+            labelled_count: labels that it was trained on.
+            metrics: anything worth keeping with it.
+            training: how it was made, kept in the same transaction; default one that saw all labels there are.
+        """
+        with self.transaction() as session:
+            session.add(
+                Model(name=name, version=version, path=path, labelled_count=labelled_count, metrics=dict(metrics or {}))
+            )
+            if training is None:
+                time, revision = now(), revisions.latest_revision(session)
+                training = Training(name=name, started_at=time, finished_at=time, label_revision=revision)
+                training.model_version = version
+            session.add(training)
+
+    def add_training(self, training: Training) -> None:
+        """Note a training that has ended without publishing anything."""
+        with self.transaction() as session:
+            session.add(training)
+
+    def trainings(self, name: str | None = None, limit: int | None = None) -> Sequence[Training]:
+        """Trainings that have ended, the newest first; optionally of one name."""
+        query = sa.select(Training).order_by(Training.id.desc()).limit(limit)
+        with self.reading() as session:
+            return session.scalars(query if name is None else query.where(Training.name == name)).all()
+
+    def trained_revision(self, name: str, version: str | None = None) -> int | None:
+        """The largest label revision that a successful training of a name saw, None if there was none.
+
+        Args:
+            name: of the trainer.
+            version: only trainings that gave this model version.
+        """
+        query = sa.select(sa.func.max(Training.label_revision)).where(Training.name == name)
+        wanted = Training.model_version.is_not(None) if version is None else Training.model_version == version
+        with self.reading() as session:
+            return session.scalar(query.where(wanted))
+
+    def models(self, name: str, limit: int | None = None) -> Sequence[Model]:
+        """Published checkpoints of a name, newest first."""
+        query = sa.select(Model).where(Model.name == name).order_by(Model.id.desc()).limit(limit)
+        with self.reading() as session:
+            return session.scalars(query).all()
+
+    def current_model(self, name: str) -> Model | None:
+        """The newest checkpoint of a name."""
+        with self.reading() as session:
+            return session.scalars(
+                sa.select(Model).where(Model.name == name).order_by(Model.id.desc()).limit(1)
+            ).first()
+
+    def complete_scoring(self, model_version: str) -> None:
+        """Say that every image has a record for this model version: it now orders the rounds."""
+        with self.transaction() as session:
+            session.execute(sa.delete(Scoring).where(Scoring.model_version == model_version))
+            session.add(Scoring(model_version=model_version))
+
+    def serving_version(self) -> str:
+        """The model version whose records order the rounds; empty before the first completed scoring."""
+        with self.reading() as session:
+            return serving_version(session)
+
+
+def _url(location: str | Path) -> str:
+    url = str(location)
+    if "://" not in url:
+        Path(url).parent.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{url}"
+    if sa.make_url(url).get_backend_name() == "sqlite" and sa.make_url(url).database in (None, "", ":memory:"):
+        raise ValueError("jobs are processes of their own and cannot see a database in memory")
+    return url
+
+
+def _shown(location: str | Path) -> str:
+    try:
+        return sa.make_url(str(location)).render_as_string(hide_password=True)
+    except (sa.exc.ArgumentError, ValueError):
+        return str(location)
+
+
+def serving_version(session: orm.Session) -> str:
+    """The same within a transaction that is already open."""
+    return session.scalar(sa.select(Scoring.model_version).order_by(Scoring.id.desc()).limit(1)) or ""
+
+
+def embeddings_of(stored: Sequence[bytes]) -> np.ndarray:
+    """Stored embeddings of one model version as an ``(n, d)`` float32 array."""
+    return np.frombuffer(b"".join(stored), dtype="<f4").reshape(len(stored), -1) if stored else np.zeros((0, 0))
+
+
+def _plain(row: Record) -> ImageRecord:
+    return ImageRecord(
+        image_id=row.image_id,
+        model_version=row.model_version,
+        fingerprint=row.fingerprint,
+        scores=row.scores,
+        class_entropies=row.class_entropies,
+        embedding=None if row.embedding is None else embeddings_of([row.embedding])[0],
+        error=row.error,
+    )
+
+
+def _change_images(session: orm.Session, changes: Mapping[str, bool | None]) -> None:
+    names = sorted(changes)
+    known: dict[str, Any] = {}
+    for start in range(0, len(names), _CHUNK):
+        part = names[start : start + _CHUNK]
+        query = sa.select(Image.image_id, Image.labelled, Image.reopened, Image.present)
+        known.update((row.image_id, row) for row in session.execute(query.where(Image.image_id.in_(part))))
+    rows: list[dict[str, Any]] = []
+    given: list[str] = []
+    removed: list[str] = []
+    moved: list[str] = []
+    for name, has_label in changes.items():
+        before = known.get(name)
+        reopened = before is not None and before.reopened
+        had_label = before is not None and (before.labelled or reopened)
+        if has_label is None:
+            rows.append({"image_id": name, "present": False})
+        else:
+            # The label that a reopened image still has is not the one that is wanted of it.
+            rows.append({"image_id": name, "labelled": has_label and not reopened, "present": True})
+        if before is not None and had_label and (has_label is None) == before.present:
+            moved.append(name)  # away with its label, or back
+        elif has_label and not had_label:
+            given.append(name)
+        elif had_label and has_label is False:
+            removed.append(name)
+    new = [row for row in rows if row["image_id"] not in known and "labelled" in row]
+    if new:
+        session.execute(sa.insert(Image), new)
+    if other := [row for row in rows if row["image_id"] in known]:
+        session.execute(sa.update(Image), other)
+    if given:
+        revisions.note_labels(session, dict.fromkeys(given))
+    if removed:
+        revisions.note_labels(session, dict.fromkeys(removed), given=False)
+    if moved:
+        revisions.touch_labels(session, moved)
+
+
+def _create_tables(engine: sa.Engine) -> None:
+    """Create what is missing: tables, and columns and indices that a store of an earlier version lacks."""
+    with engine.begin() as connection:
+        Base.metadata.create_all(connection)
+        there = sa.inspect(connection)
+        for table in Base.metadata.sorted_tables:
+            names = {column["name"] for column in there.get_columns(table.name)}
+            for column in table.columns:
+                if column.name not in names:
+                    definition = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
+                    name = engine.dialect.identifier_preparer.format_table(table)
+                    connection.execute(sa.DDL(f"ALTER TABLE {name} ADD COLUMN {definition}"))
+            for index in table.indexes:
+                index.create(connection, checkfirst=True)
+        revisions.number_old_labels(connection)
