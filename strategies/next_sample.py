@@ -8,9 +8,8 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
+from strategies.assignment import Assignment, Assigns, OrdersAhead
 from strategies.catalogue import QueryStrategy
-from tasks.rounds.preparation import Preparation
-from tasks.rounds.rounds import Assignment, Rounds
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ class NextSample(Strategy):
         preparation: orders the pool for the next round while annotators are busy with this one.
     """
 
-    def __init__(self, strategy: QueryStrategy, rounds: Rounds, preparation: Preparation) -> None:
+    def __init__(self, strategy: QueryStrategy, rounds: Assigns, preparation: OrdersAhead) -> None:
         super().__init__(strategy.description)
         self.strategy = strategy
         self.rounds = rounds
@@ -40,7 +39,7 @@ class NextSample(Strategy):
             datastore: not read; the store knows which images are labelled.
 
         Returns:
-            ``id`` and the fields of :class:`tasks.rounds.rounds.Assignment`; empty if nothing is left.
+            ``id`` and the fields of :class:`strategies.assignment.Assignment`; empty if nothing is left.
         """
         client_id = str(request.get("client_id") or ANONYMOUS)
         assignment = self.rounds.next_image(self.strategy, client_id)

@@ -6,11 +6,11 @@ import datetime as dt
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 
+from strategies.assignment import Assignment
 from strategies.catalogue import QueryStrategy
 from tasks.rounds.planning import Plan, Planner, Plans, has_round, next_number
 from tasks.rounds.reconciliation import ImageState, Noted, reconcile, remaining_images
@@ -18,37 +18,6 @@ from tasks.rounds.scored_pool import open_rounds, waiting
 from tasks.store.store import Event, Image, Lease, PseudoLabel, Round, RoundImage, Store, now, serving_version
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """One image promised to one annotator.
-
-    Attributes:
-        image_id: id in the datastore.
-        strategy: query strategy of the round.
-        score: acquisition score, None where the strategy or a cold start has none.
-        rank: place in the round, 1 first.
-        round: number of the round among those of its strategy, 1 first.
-        round_size: images in the round.
-        remaining: images of the round not yet labelled, this one included.
-        model_version: checkpoints that ordered the round, empty in a cold start.
-        reason: ``"scored"``, ``"cold_start"``, or ``"score_missing"`` where the serving models lack the score.
-        lease_expires: end of the promise, UTC.
-        group: part of the strategy's split that the image is of, None where there is no split.
-    """
-
-    image_id: str
-    strategy: str
-    score: float | None
-    rank: int
-    round: int
-    round_size: int
-    remaining: int
-    model_version: str
-    reason: str
-    lease_expires: dt.datetime
-    group: str | None = None
 
 
 class Rounds:
