@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from apps.auth.access import TABLE, Body, Role, Row
-from tests.apps.server.test_guard import label
+from tests.apps.server.test_protection import label
 from tests.realm import realm
 from tests.server import ROOT, Server
 from tests.tasks.image_segmentation.conftest import write_picture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import requests
 
-from tests.apps.server.test_guard import BAD
+from tests.apps.server.test_protection import BAD
 from tests.server import Server, wait_for
 from tests.tiny import write_volume
 

@@ -12,7 +12,6 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass, field
-from string import Template
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -26,9 +25,9 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from apps.auth.readers import READER
 from apps.auth.realm import KEY, CredentialsError, RealmError, Tokens, renewed, sign_in
-from apps.routes.labels import READER
-from apps.routes.learning import ONLY_OURS, WEB
+from apps.web.files import ONLY_OURS, template
 
 COOKIE = "active-learning"
 UNUSED_SECONDS = 24 * 3600.0
@@ -200,8 +199,8 @@ def valid_token(user: User = READER) -> dict[str, Any]:
 
 
 def _page(next: str, problem: str, status: int) -> HTMLResponse:
-    template = Template((WEB / "sign-in.html").read_text(encoding="utf-8"))
-    text = template.substitute(next=html.escape(_inside(next)), problem=html.escape(problem))
+    page = template("sign-in.html")
+    text = page.substitute(next=html.escape(_inside(next)), problem=html.escape(problem))
     return HTMLResponse(text, status, {**ONLY_OURS, "Cache-Control": "no-store"})
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from string import Template
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from monailabel.config import settings
 
-from apps.routes.learning import WEB
-from apps.server.headers import STYLED_PAGE
+from apps.web.files import template
+from apps.web.headers import STYLED_PAGE
 
 _SHIPPED = files("fastapi_offline") / "static"
 _FILES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
@@ -21,8 +20,8 @@ router = APIRouter()
 @router.get("/", include_in_schema=False)
 def page() -> HTMLResponse:
     """All routes."""
-    template = Template((WEB / "api.html").read_text(encoding="utf-8"))
-    text = template.substitute(prefix=f"{settings.MONAI_LABEL_API_STR}/al")
+    page = template("api.html")
+    text = page.substitute(prefix=f"{settings.MONAI_LABEL_API_STR}/al")
     return HTMLResponse(text, headers={"Content-Security-Policy": STYLED_PAGE, "Cache-Control": "no-cache"})
 
 

@@ -28,10 +28,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from apps.routes.labels import ANNOTATOR, READER
-from apps.server.options import is_remote
+from apps.auth.readers import ANNOTATOR, READER
 from tasks.common.files import reason
-from tasks.dicom.client import CONNECT_SECONDS, credentials
+from tasks.dicom.client import CONNECT_SECONDS, credentials, is_remote
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
-from apps.routes.labels import READER
-from apps.routes.learning import ONLY_OURS, WEB
-from apps.server.lanes import DECODES
+from apps.auth.readers import READER
+from apps.http.lanes import DECODES
+from apps.web.files import FILES, ONLY_OURS
 from tasks.common.files import ImageError
 from tasks.geometry.images import PERCENTILES, read_image
 
@@ -29,7 +29,7 @@ router = APIRouter(prefix=f"{settings.MONAI_LABEL_API_STR}/al", tags=["Grading"]
 @router.get("/grade", include_in_schema=False)
 def page() -> FileResponse:
     """The grading page; everything else it asks for needs the user's role."""
-    return FileResponse(WEB / "grade.html", headers=ONLY_OURS)
+    return FileResponse(FILES["grade.html"], headers=ONLY_OURS)
 
 
 @router.get("/pixels")

@@ -1,4 +1,4 @@
-"""One inference: where its image comes from, and its result as MONAI Label's clients expect it."""
+"""Inference: where its image comes from, and its result as MONAI Label's clients expect it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fastapi import HTTPException, UploadFile
+from fastapi import APIRouter, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import JSONResponse, Response
+from monailabel.config import settings
 from monailabel.endpoints.infer import ResultType
+from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import get_mime_type
 from requests_toolbelt import MultipartEncoder
 
-from apps.server.transfers import Download, save
-from apps.server.words import without_paths
-from tasks.common.strict_json import sendable
+from apps.auth.readers import READER
+from apps.http.bodies import FormRoute
+from apps.http.lanes import INFERENCES
+from apps.http.transfers import Download, save
+from apps.http.words import without_paths
+from tasks.common.strict_json import parse_object, sendable
+from tasks.datastore.folder import ORIGINAL
+from tasks.jobs.options import inference_options
 from tasks.learning.inference import RESULT_FOLDER
 
 logger = logging.getLogger(__name__)
+
+router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, route_class=FormRoute)
 
 BROUGHT = "brought"
 """Key of an inference's request: the file outside of the datastore that it may read."""
@@ -117,3 +126,36 @@ def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_paths(item) for key, item in value.items()}
     return [_without_paths(item) for item in value] if isinstance(value, list) else value
+
+
+@router.post("/infer/{model}", tags=["Infer"])
+async def run_inference(
+    request: Request,
+    model: str,
+    image: str = "",
+    session_id: str = "",
+    params: str = Form("{}"),
+    file: UploadFile = File(None),  # noqa: B008
+    label: UploadFile = File(None),  # noqa: B008
+    output: ResultType | None = None,
+    user: User = READER,
+) -> Any:
+    """Run a model on an image of the datastore, of a session, or on one that comes with the request."""
+    if not (file or image or session_id):
+        raise HTTPException(status_code=400, detail="say which image: image, session_id or file")
+    if output == ResultType.dicom_seg:
+        raise HTTPException(status_code=400, detail="output must be image, json or all")
+    options = _inference(model, parse_object(params, "params"))
+    asked = Inference(model, image, session_id, options, file, label, output)
+    return await INFERENCES.run(request, asked.answer)
+
+
+def _inference(model: str, params: dict[str, Any]) -> dict[str, Any]:
+    """The options of an inference that are known, checked; what names no file, model or stored label."""
+    try:
+        options = inference_options(params, {ORIGINAL, *app_instance().options.tags})
+    except ValueError as error:
+        raise HTTPException(status_code=400, detail=str(error)) from error
+    if options.pop("model", model) != model:
+        raise HTTPException(status_code=400, detail=f"model: the address asks for {model!r}")
+    return options

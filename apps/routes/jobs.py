@@ -17,8 +17,8 @@ from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
 
-from apps.routes.labels import ADMIN, READER, client_of
-from apps.server.words import without_paths
+from apps.auth.readers import ADMIN, READER, client_of
+from apps.http.words import without_paths
 from tasks.datastore.folder import ORIGINAL
 from tasks.jobs.options import batch_options, scoring_options, without_added
 from tasks.jobs.queue import BATCH_INFERENCE, Job, QueueFullError

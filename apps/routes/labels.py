@@ -1,4 +1,4 @@
-"""Routes of every app that stand before MONAI Label's own.
+"""Images and labels: routes that stand before MONAI Label's own.
 
 MONAI Label's are coroutines that work in the event loop: while one of them reads a file or runs a network, the whole
 server stands still, the viewer's pages included. These run in threads, and check what comes from outside.
@@ -7,83 +7,27 @@ server stands still, the viewer's pages included. These run in threads, and chec
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, File, Form, HTTPException, Query, Request, UploadFile
-from fastapi.responses import Response, StreamingResponse
+from fastapi import APIRouter, File, Form, HTTPException, Query, Request, UploadFile
 from monailabel.config import settings
-from monailabel.endpoints import datastore, infer
-from monailabel.endpoints.user.auth import RBAC, User
-from monailabel.interfaces.exception import MONAILabelException
+from monailabel.endpoints import datastore
+from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import file_checksum
 
-from apps.routes.inference import Inference
-from apps.server.bodies import FormRoute
-from apps.server.lanes import INFERENCES
-from apps.server.transfers import Download, ending_of, saved
-from strategies.next_sample import ANONYMOUS
-from tasks.common.files import LONGEST_NAME
+from apps.auth.readers import ADMIN, ANNOTATOR, READER, REMOVER, check_names, client_of
+from apps.http.bodies import FormRoute
+from apps.http.transfers import Download, ending_of, saved
 from tasks.common.strict_json import parse_object
 from tasks.datastore.checksums import CHECKSUM
-from tasks.datastore.folder import ORIGINAL
 from tasks.datastore.rules import FINAL
-from tasks.jobs.options import inference_options
-from tasks.rounds.answers import Answers
-from tasks.store.store import Store
-
-READER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
-ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
-ADMIN = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
-
-REMOVER: ContextVar[str] = ContextVar("remover", default="")
-"""Who removes an image or a label, for what the datastore tells meanwhile."""
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, route_class=FormRoute)
-
-
-def client_of(given: Any, user: User, request: Request) -> str:
-    """The annotator: the authenticated user, else the ``client_id`` given, else one anonymous name per address."""
-    if settings.MONAI_LABEL_AUTH_ENABLE:
-        return user.username
-    address = request.client.host if request.client else "unknown"
-    return str(given or f"{ANONYMOUS}@{address}")
-
-
-def answers() -> Answers:
-    """Skips and undos of the running app."""
-    return Answers(app_instance().rounds)
-
-
-@router.get("/info/", tags=["App"])
-def info(user: User = READER) -> Any:
-    """What MONAI Label's clients want to know of the app."""
-    return app_instance().info()
-
-
-@router.post("/activelearning/{strategy}", tags=["ActiveLearning"])
-def next_sample(
-    strategy: str, request: Request, params: dict[str, Any] | None = None, user: User = READER
-) -> dict[str, Any]:
-    """Lease the next image of a strategy.
-
-    MONAI Label's own would walk the datastore twice and rewrite its index. The annotator is the authenticated user,
-    else ``client_id``, else one anonymous name per client address.
-    """
-    options = dict(params or {})
-    _check_names(options)
-    client_id = client_of(options.get("client_id"), user, request)
-    try:
-        return dict(app_instance().next_sample({**options, "strategy": strategy, "client_id": client_id}))
-    except MONAILabelException as error:
-        raise HTTPException(status_code=404, detail=error.msg) from error
 
 
 @router.get("/datastore/", tags=["Datastore"])
@@ -108,7 +52,7 @@ def save_label(
         archive has it or it waits to be sent).
     """
     info = parse_object(params, "params")
-    _check_names(info)
+    check_names(info)
     app_instance().store.check_writable()  # else the label would be stored and not be noted
     if settings.MONAI_LABEL_AUTH_ENABLE:
         info["client_id"] = user.username
@@ -219,6 +163,24 @@ def update_label_info(label: str, tag: str, info: str = Form("{}"), user: User =
     return {}
 
 
+@router.get("/datastore/image/info", tags=["Datastore"])
+def image_info(image: str, user: User = READER) -> dict[str, Any]:
+    """What is kept with an image."""
+    return dict(datastore.get_image_info(image))
+
+
+@router.get("/datastore/label/info", tags=["Datastore"])
+def label_info(label: str, tag: str, user: User = READER) -> dict[str, Any]:
+    """What is kept with a label."""
+    return dict(datastore.get_label_info(label, tag))
+
+
+@router.put("/datastore/updatelabelinfo", include_in_schema=False)
+def review(label: str, tag: str, params: str = Form("{}"), user: User = ANNOTATOR) -> dict[str, Any]:
+    """Merge values into what is kept with a label, as 3D Slicer's Reviewer sends them."""
+    return update_label_info(label, tag, params, user)
+
+
 @router.get("/datastore/dataset", tags=["Datastore"])
 def download_dataset(limit_cases: Annotated[int | None, Query(ge=1)] = None, user: User = ANNOTATOR) -> Any:
     """All labelled images with their labels, as ZIP."""
@@ -234,39 +196,6 @@ def download_dataset(limit_cases: Annotated[int | None, Query(ge=1)] = None, use
     return Download(file, size, "application/zip", {"Content-Disposition": 'attachment; filename="dataset.zip"'})
 
 
-@router.post("/infer/{model}", tags=["Infer"])
-async def run_inference(
-    request: Request,
-    model: str,
-    image: str = "",
-    session_id: str = "",
-    params: str = Form("{}"),
-    file: UploadFile = File(None),  # noqa: B008
-    label: UploadFile = File(None),  # noqa: B008
-    output: infer.ResultType | None = None,
-    user: User = READER,
-) -> Any:
-    """Run a model on an image of the datastore, of a session, or on one that comes with the request."""
-    if not (file or image or session_id):
-        raise HTTPException(status_code=400, detail="say which image: image, session_id or file")
-    if output == infer.ResultType.dicom_seg:
-        raise HTTPException(status_code=400, detail="output must be image, json or all")
-    options = _inference(model, parse_object(params, "params"))
-    asked = Inference(model, image, session_id, options, file, label, output)
-    return await INFERENCES.run(request, asked.answer)
-
-
-def _inference(model: str, params: dict[str, Any]) -> dict[str, Any]:
-    """The options of an inference that are known, checked; what names no file, model or stored label."""
-    try:
-        options = inference_options(params, {ORIGINAL, *app_instance().options.tags})
-    except ValueError as error:
-        raise HTTPException(status_code=400, detail=str(error)) from error
-    if options.pop("model", model) != model:
-        raise HTTPException(status_code=400, detail=f"model: the address asks for {model!r}")
-    return options
-
-
 @router.post("/al/refresh", tags=["ActiveLearning"])
 def refresh(user: User = ANNOTATOR) -> dict[str, int]:
     """Look now for images and labels that others have added; returns counts of all."""
@@ -274,30 +203,3 @@ def refresh(user: User = ANNOTATOR) -> dict[str, int]:
     app.datastore().refresh()
     status = app.datastore().status()
     return {"total": status["total"], "completed": status["completed"]}
-
-
-@router.get("/al/history", tags=["ActiveLearning"])
-def history(user: User = ADMIN) -> Response:
-    """Who was given, labelled, skipped or took back which image, when, under which model: a CSV file."""
-    headers = {"Content-Disposition": 'attachment; filename="history.csv"'}
-    return StreamingResponse(_rows(app_instance().store), media_type="text/csv; charset=utf-8", headers=headers)
-
-
-def _rows(store: Store) -> Iterator[str]:
-    columns = store.history_columns
-    for row in (dict(zip(columns, columns, strict=True)), *store.history()):
-        text = io.StringIO()
-        csv.DictWriter(text, columns, restval="").writerow({name: _for_a_table(value) for name, value in row.items()})
-        yield text.getvalue()
-
-
-def _for_a_table(value: Any) -> str:
-    """A value as a spreadsheet should show it: what looks like a formula stays text."""
-    text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
-
-
-def _check_names(values: dict[str, Any]) -> None:
-    for name in ("client_id", "answer_id"):
-        if not isinstance(values.get(name, ""), str) or len(values.get(name, "")) > LONGEST_NAME:
-            raise HTTPException(status_code=400, detail=f"{name} must be text of at most {LONGEST_NAME} characters")

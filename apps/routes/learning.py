@@ -1,27 +1,27 @@
-"""What reading pages of any app need: their files, who and what, skips and undos."""
+"""What to label next, skips and undos, and the history."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import csv
+import io
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Request
-from fastapi.responses import FileResponse
+from fastapi.responses import Response, StreamingResponse
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import User
+from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 from pydantic import BaseModel, Field
 
-from apps.routes.labels import ANNOTATOR, READER, answers, client_of
-from apps.server.headers import PAGE
+from apps.auth.readers import ADMIN, ANNOTATOR, READER, check_names, client_of
 from strategies.next_sample import reply
 from tasks.common.files import LONGEST_NAME
-from tasks.rounds.answers import AnswerError
+from tasks.rounds.answers import AnswerError, Answers
+from tasks.store.store import Store
 
-WEB = Path(__file__).resolve().parents[1] / "web"
-ONLY_OURS = {"Content-Security-Policy": PAGE, "Cache-Control": "no-cache"}
-
-router = APIRouter(prefix=f"{settings.MONAI_LABEL_API_STR}/al", tags=["ActiveLearning"])
+router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
 
 Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 
@@ -48,15 +48,36 @@ class UndoRequest(BaseModel):
     undo_id: Name = ""
 
 
-@router.get("/web/{name}", include_in_schema=False)
-def page_file(name: str) -> FileResponse:
-    """Scripts and styles of the pages."""
-    if name not in {file.name for file in WEB.iterdir()}:
-        raise HTTPException(status_code=404, detail=f"there is no {name!r}")
-    return FileResponse(WEB / name, headers=ONLY_OURS)
+def answers() -> Answers:
+    """Skips and undos of the running app."""
+    return Answers(app_instance().rounds)
 
 
-@router.get("/session")
+@router.get("/info/", tags=["App"])
+def info(user: User = READER) -> Any:
+    """What MONAI Label's clients want to know of the app."""
+    return app_instance().info()
+
+
+@router.post("/activelearning/{strategy}", tags=["ActiveLearning"])
+def next_sample(
+    strategy: str, request: Request, params: dict[str, Any] | None = None, user: User = READER
+) -> dict[str, Any]:
+    """Lease the next image of a strategy.
+
+    MONAI Label's own would walk the datastore twice and rewrite its index. The annotator is the authenticated user,
+    else ``client_id``, else one anonymous name per client address.
+    """
+    options = dict(params or {})
+    check_names(options)
+    client_id = client_of(options.get("client_id"), user, request)
+    try:
+        return dict(app_instance().next_sample({**options, "strategy": strategy, "client_id": client_id}))
+    except MONAILabelException as error:
+        raise HTTPException(status_code=404, detail=error.msg) from error
+
+
+@router.get("/al/session", tags=["ActiveLearning"])
 def session(user: User = READER) -> dict[str, Any]:
     """What a reader works with: ``name``, ``classes``, ``strategies`` (the default first) and ``user``."""
     app = app_instance()
@@ -68,7 +89,7 @@ def session(user: User = READER) -> dict[str, Any]:
     }
 
 
-@router.post("/skip")
+@router.post("/al/skip", tags=["ActiveLearning"])
 def skip(body: SkipRequest, request: Request, user: User = ANNOTATOR) -> dict[str, str]:
     """Take an image out of the pool, with the reason; asked again, nothing changes."""
     try:
@@ -79,13 +100,13 @@ def skip(body: SkipRequest, request: Request, user: User = ANNOTATOR) -> dict[st
     return {"image": body.image}
 
 
-@router.get("/skipped")
+@router.get("/al/skipped", tags=["ActiveLearning"])
 def skipped(user: User = READER) -> list[dict[str, str]]:
     """Skipped images with reader, reason and time, the latest first."""
     return answers().skipped()
 
 
-@router.post("/restore")
+@router.post("/al/restore", tags=["ActiveLearning"])
 def restore(body: RestoreRequest, request: Request, user: User = ANNOTATOR) -> dict[str, str]:
     """Put a skipped image back into the pool."""
     try:
@@ -95,7 +116,7 @@ def restore(body: RestoreRequest, request: Request, user: User = ANNOTATOR) -> d
     return {"image": body.image}
 
 
-@router.post("/undo")
+@router.post("/al/undo", tags=["ActiveLearning"])
 def undo(body: UndoRequest, request: Request, user: User = ANNOTATOR) -> dict[str, Any]:
     """Take back a reader's last label or skip; the image is theirs again.
 
@@ -108,3 +129,24 @@ def undo(body: UndoRequest, request: Request, user: User = ANNOTATOR) -> dict[st
         raise HTTPException(status_code=409, detail=str(error)) from error
     place = reply(undone.assignment) if undone.assignment else {}
     return {"id": undone.image_id, "undone": undone.event, **place}
+
+
+@router.get("/al/history", tags=["ActiveLearning"])
+def history(user: User = ADMIN) -> Response:
+    """Who was given, labelled, skipped or took back which image, when, under which model: a CSV file."""
+    headers = {"Content-Disposition": 'attachment; filename="history.csv"'}
+    return StreamingResponse(_rows(app_instance().store), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _rows(store: Store) -> Iterator[str]:
+    columns = store.history_columns
+    for row in (dict(zip(columns, columns, strict=True)), *store.history()):
+        text = io.StringIO()
+        csv.DictWriter(text, columns, restval="").writerow({name: _for_a_table(value) for name, value in row.items()})
+        yield text.getvalue()
+
+
+def _for_a_table(value: Any) -> str:
+    """A value as a spreadsheet should show it: what looks like a formula stays text."""
+    text = "" if value is None else str(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text

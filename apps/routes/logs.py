@@ -6,15 +6,14 @@ import shutil
 import subprocess
 from collections import deque
 from pathlib import Path
-from string import Template
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import User
 
-from apps.routes.labels import ADMIN
-from apps.routes.learning import ONLY_OURS, WEB
+from apps.auth.readers import ADMIN
+from apps.web.files import ONLY_OURS, template
 
 GPU_SECONDS = 30.0
 """Longest wait for ``nvidia-smi``."""
@@ -38,8 +37,8 @@ def log(lines: int = 300, html: bool = True, text: bool = False, refresh: int = 
     if lines <= 0:
         return FileResponse(file, media_type="text/plain")
     if html and not text:
-        template = Template((WEB / "logs.html").read_text(encoding="utf-8"))
-        return HTMLResponse(template.substitute(prefix=f"{settings.MONAI_LABEL_API_STR}/al"), headers=ONLY_OURS)
+        page = template("logs.html")
+        return HTMLResponse(page.substitute(prefix=f"{settings.MONAI_LABEL_API_STR}/al"), headers=ONLY_OURS)
     with file.open(encoding="utf-8", errors="replace") as content:
         return PlainTextResponse("".join(deque(content, min(lines, 1_000_000))))
 

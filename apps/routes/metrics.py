@@ -17,8 +17,8 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from apps.routes.labels import ADMIN
-from apps.server.lanes import INFERENCES
+from apps.auth.readers import ADMIN
+from apps.http.lanes import INFERENCES
 from tasks.jobs.queue import KINDS
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)

@@ -1,38 +1,19 @@
-"""What is known of images and labels, and the models' checkpoints: MONAI Label's routes, run in threads."""
+"""The models' checkpoints: MONAI Label's routes, run in threads."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import monailabel.endpoints.model as checkpoints
-from fastapi import APIRouter, Form
+from fastapi import APIRouter
 from fastapi.responses import FileResponse
 from monailabel.config import settings
-from monailabel.endpoints import datastore
 from monailabel.endpoints.user.auth import User
 
-from apps.routes.labels import ADMIN, ANNOTATOR, READER, update_label_info
-from apps.server.bodies import FormRoute
+from apps.auth.readers import ADMIN
+from apps.http.bodies import FormRoute
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, route_class=FormRoute)
-
-
-@router.get("/datastore/image/info", tags=["Datastore"])
-def image_info(image: str, user: User = READER) -> dict[str, Any]:
-    """What is kept with an image."""
-    return dict(datastore.get_image_info(image))
-
-
-@router.get("/datastore/label/info", tags=["Datastore"])
-def label_info(label: str, tag: str, user: User = READER) -> dict[str, Any]:
-    """What is kept with a label."""
-    return dict(datastore.get_label_info(label, tag))
-
-
-@router.put("/datastore/updatelabelinfo", include_in_schema=False)
-def review(label: str, tag: str, params: str = Form("{}"), user: User = ANNOTATOR) -> dict[str, Any]:
-    """Merge values into what is kept with a label, as 3D Slicer's Reviewer sends them."""
-    return update_label_info(label, tag, params, user)
 
 
 @router.get("/model/{model}", tags=["Model"])

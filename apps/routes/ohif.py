@@ -18,8 +18,8 @@ from monailabel.endpoints.user.auth import User
 from monailabel.utils.others.generic import get_mime_type
 from pydantic import BaseModel, Field
 
-from apps.routes.labels import READER
-from apps.server.headers import viewer_policy
+from apps.auth.readers import READER
+from apps.web.headers import viewer_policy
 
 logger = logging.getLogger(__name__)
 

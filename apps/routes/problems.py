@@ -17,8 +17,8 @@ from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 from pydantic import BaseModel, Field
 
-from apps.routes.labels import ANNOTATOR, READER, client_of
-from apps.server.words import without_paths
+from apps.auth.readers import ANNOTATOR, READER, client_of
+from apps.http.words import without_paths
 from tasks.common.files import LONGEST_NAME
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
-from apps.routes.labels import READER, answers, client_of
+from apps.auth.readers import READER, client_of
+from apps.routes.learning import answers
 from apps.routes.problems import SUMMARY
 from tasks.common.files import LONGEST_NAME
 from tasks.store.claims import SCORING, TRAIN

@@ -9,7 +9,7 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 
-from apps.routes.labels import READER
+from apps.auth.readers import READER
 
 router = APIRouter(prefix=f"{settings.MONAI_LABEL_API_STR}/al", tags=["ActiveLearning"])
 

@@ -10,7 +10,7 @@ from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 from pydantic import BaseModel, Field
 
-from apps.routes.labels import ADMIN, READER
+from apps.auth.readers import ADMIN, READER
 from tasks.common.files import LONGEST_NAME
 from tasks.store.label_names import LabelNames, SchemaError
 

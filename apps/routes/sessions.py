@@ -14,11 +14,11 @@ from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import get_mime_type
 
-from apps.routes.labels import ADMIN, READER
-from apps.server.bodies import FormRoute
-from apps.server.sessions import QuotaError, Sessions
-from apps.server.transfers import save
-from apps.server.unpacking import unpack
+from apps.auth.readers import ADMIN, READER
+from apps.http.bodies import FormRoute
+from apps.http.sessions import QuotaError, Sessions
+from apps.http.transfers import save
+from apps.http.unpacking import unpack
 from tasks.common.values import of_kind, within
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, route_class=FormRoute)

@@ -18,21 +18,16 @@ from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.train import TrainTask
 from sqlalchemy.exc import SQLAlchemyError
 
-from apps.auth import sign_in
 from apps.auth.access import Row
 from apps.auth.origins import OwnHosts
+from apps.auth.readers import REMOVER
 from apps.auth.realm import accept_tokens
-from apps.routes import api_page, jobs, logs, metrics, problems, progress, relabelling
-from apps.routes import dicomweb as proxy
-from apps.routes import labels as routes
-from apps.routes import learning as pages
-from apps.routes import models as upkeep
-from apps.routes import sessions as stock
+from apps.http.lanes import DECODES
+from apps.http.sessions import Sessions
+from apps.routes import every
 from apps.routes.inference import BROUGHT
-from apps.server.guard import listens_on, protect, warn_if_open
-from apps.server.lanes import DECODES
-from apps.server.options import ConfigurationError, Options, is_remote, refuse
-from apps.server.sessions import Sessions
+from apps.server.options import ConfigurationError, Options, refuse
+from apps.server.protection import listens_on, protect, warn_if_open
 from apps.server.start import check_settings, check_studies, say_what_is_lost
 from strategies.catalogue import QueryStrategy, offered
 from strategies.next_sample import NextSample
@@ -40,6 +35,7 @@ from tasks.common.files import reason
 from tasks.common.temporary import TEMPORARY, use_temporary_folder
 from tasks.datastore.folder import Changes, StudiesFolder, is_found, label_ref
 from tasks.datastore.rules import FINAL
+from tasks.dicom.client import is_remote
 from tasks.geometry.sizes import LIMITS
 from tasks.jobs.queue import JOB_PROCESS, Job, JobQueue
 from tasks.learning.checkpoints import ModelRegistry
@@ -59,13 +55,6 @@ from tasks.store.store import Model, Store
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = tuple(
-    module.router
-    for module in (routes, jobs, upkeep, metrics, relabelling, problems, progress, pages, stock, logs, api_page, proxy)
-)
-"""Routes that every app has."""
-SIGN_IN = (sign_in.router,) if settings.MONAI_LABEL_AUTH_ENABLE else ()
-"""Routes that every app has with authentication."""
 JOB_PATIENCE_SECONDS = 60.0
 """How long a job waits for a database that another process holds: nobody waits for its answer."""
 
@@ -273,7 +262,7 @@ class ActiveLearningApp:
             self.ledger.tell(self._states({image_id: True}))
 
     def _states(self, changes: Changes) -> list[ImageState]:
-        remover = routes.REMOVER.get()
+        remover = REMOVER.get()
         return [
             ImageState(name, labelled is not None, None, remover) if not labelled else self._label_of(name)
             for name, labelled in changes.items()
@@ -410,7 +399,7 @@ class ActiveLearningApp:
         self.registry.problems()  # no request has to wait until the checkpoints are read
         from monailabel.app import app as server
 
-        routers = [*ROUTERS, *SIGN_IN, *self.routers]
+        routers = [*every.routers(), *self.routers]
         protect(server, routers, self.access, self.options.max_upload_mb << 20, self._own_hosts())
         warn_if_open(sys.argv[1:])
         super().on_init_complete()  # type: ignore[misc]

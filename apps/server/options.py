@@ -171,11 +171,6 @@ BOUNDS: dict[str, tuple[float, float]] = {
 """Option -> smallest and largest value that the rest of the program can work with."""
 
 
-def is_remote(studies: str) -> bool:
-    """Whether the studies are an archive."""
-    return studies.startswith(("http://", "https://"))
-
-
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError(text)

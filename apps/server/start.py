@@ -7,7 +7,8 @@ from pathlib import Path
 
 from monailabel.config import settings
 
-from apps.server.options import SERVER, ConfigurationError, is_remote, program
+from apps.server.options import SERVER, ConfigurationError, program
+from tasks.dicom.client import is_remote
 from tasks.store.store import Store
 
 logger = logging.getLogger(__name__)

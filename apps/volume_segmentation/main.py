@@ -18,10 +18,10 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from apps.routes import ohif
 from apps.server.app import ActiveLearningApp
-from apps.server.options import VolumeOptions, is_remote
+from apps.server.options import VolumeOptions
 from tasks.datastore.archive import ArchiveFolder
 from tasks.datastore.folder import StudiesFolder
-from tasks.dicom.client import Archive
+from tasks.dicom.client import Archive, is_remote
 from tasks.dicom.series_filter import SeriesFilter
 from tasks.geometry.volumes import check_image
 from tasks.learning.scoring import RECORDS

@@ -30,6 +30,11 @@ SEG = "SEG"
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
+def is_remote(studies: str) -> bool:
+    """Whether the studies are an archive."""
+    return studies.startswith(("http://", "https://"))
+
+
 @dataclass(frozen=True)
 class Series:
     """A series as a search finds it; the fields have DICOM's names, as the viewers expect them."""

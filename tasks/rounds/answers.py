@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import orm
 
+from strategies.assignment import Assignment
 from tasks.rounds.reconciliation import LABELLED, close_finished
-from tasks.rounds.rounds import Assignment, Rounds, remaining_in
+from tasks.rounds.rounds import Rounds, remaining_in
 from tasks.store.revisions import note_labels
 from tasks.store.store import Event, Image, Lease, Record, Round, Skip, serving_version
 

@@ -8,13 +8,13 @@ from starlette.staticfiles import StaticFiles
 
 from apps.auth import access, sign_in
 from apps.auth.access import TABLE, AccessError, Body, Role, Row, body_of, role_of, serve_only
+from apps.auth.readers import ADMIN, READER
 from apps.routes import api_page, grading, jobs, logs, metrics, ohif, problems, progress, pseudo_labels, relabelling
 from apps.routes import dicomweb as proxy
 from apps.routes import labels as routes
 from apps.routes import learning as pages
 from apps.routes import models as upkeep
 from apps.routes import sessions as stock
-from apps.routes.labels import ADMIN, READER
 
 OURS = (
     *(routes, jobs, upkeep, metrics, relabelling, logs, api_page, problems, progress, pages),

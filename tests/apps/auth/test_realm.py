@@ -22,7 +22,7 @@ from apps.auth import realm as authentication
 from apps.auth import sign_in
 from apps.auth.realm import RealmKey, accept_tokens
 from apps.auth.sign_in import SignedIn
-from apps.server.guard import HANDLERS
+from apps.http.errors import HANDLERS
 from tests.realm import CLIENT, Realm, realm
 
 

@@ -21,7 +21,7 @@ from monailabel.endpoints.user.auth import RBAC
 
 from apps.auth.access import serve_only
 from apps.routes import dicomweb as proxy
-from apps.server.headers import SecurityHeaders
+from apps.web.headers import SecurityHeaders
 from tests.archive import answer, raw_archive
 from tests.server import free_port, wait_for
 

@@ -9,7 +9,7 @@ from monailabel.interfaces.utils.app import app_instance
 
 from tasks.jobs.queue import LONGEST_QUEUE, JobQueue
 from tasks.store.claims import TRAIN
-from tests.apps.server.test_guard import SHAPE, label, put
+from tests.apps.server.test_protection import SHAPE, label, put
 from tests.server import APP
 from tests.tasks.jobs.test_options import WRONG
 from tests.tiny import write_volume

@@ -4,7 +4,7 @@ import pytest
 from monailabel.interfaces.utils.app import app_instance
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.apps.server.test_guard import folder, put  # noqa: F401
+from tests.apps.server.test_protection import folder, put  # noqa: F401
 from tests.server import APP
 
 

@@ -8,7 +8,7 @@ from monailabel.interfaces.utils.app import app_instance
 
 from apps.routes import problems
 from tasks.store.store import ImageRecord, Training
-from tests.apps.server.test_guard import SHAPE, put
+from tests.apps.server.test_protection import SHAPE, put
 from tests.server import APP
 from tests.tiny import write_volume
 

@@ -10,7 +10,7 @@ import pytest
 from monailabel.interfaces.utils.app import app_instance
 from PIL import Image
 
-from apps.server.lanes import DECODES
+from apps.http.lanes import DECODES
 from tasks.geometry.sizes import LIMITS
 from tests import bombs
 from tests.server import ROOT

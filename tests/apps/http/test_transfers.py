@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from monailabel.interfaces.app import MONAILabelApp
 
-from apps.server.lanes import INFERENCES, LONGEST_QUEUE
-from apps.server.transfers import ending_of
-from tests.apps.server.test_guard import add, app, folder, infer, label, put, volume  # noqa: F401
+from apps.http.lanes import INFERENCES, LONGEST_QUEUE
+from apps.http.transfers import ending_of
+from tests.apps.server.test_protection import add, app, folder, infer, label, put, volume  # noqa: F401
 
 
 def left() -> list[Path]:

@@ -12,7 +12,7 @@ from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
 from sqlalchemy.exc import OperationalError
 
-from apps.server.guard import warn_if_open
+from apps.server.protection import warn_if_open
 from tasks.common.files import ArchiveError
 from tests.server import APP
 from tests.tiny import write_volume

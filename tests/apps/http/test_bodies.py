@@ -9,7 +9,7 @@ from monailabel.interfaces.utils.app import app_instance
 
 from apps.auth.access import TABLE, Body
 from tests.apps.conftest import over_http
-from tests.apps.server.test_guard import add, folder, infer, put  # noqa: F401
+from tests.apps.server.test_protection import add, folder, infer, put  # noqa: F401
 from tests.server import APP
 
 

@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 
-from apps.server import unpacking
-from apps.server.unpacking import ZipError, unpack
+from apps.http.unpacking import ZipError, unpack
+from apps.http import unpacking
 
 
 def packed(*members: tuple[str | zipfile.ZipInfo, bytes], method: int = zipfile.ZIP_DEFLATED) -> io.BytesIO:

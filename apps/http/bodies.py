@@ -23,7 +23,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apps.auth.access import TABLE, Body, Row, body_of
-from apps.server.lanes import GONE
+from apps.http.lanes import GONE
 from tasks.common.strict_json import LARGEST, JSONError, parse_json
 
 MOST_FIELDS = 16

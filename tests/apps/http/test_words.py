@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monailabel.config import settings
 
-from apps.server.words import without_paths
+from apps.http.words import without_paths
 
 
 @pytest.mark.parametrize(

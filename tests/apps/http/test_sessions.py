@@ -2,8 +2,8 @@
 
 import pytest
 
-from apps.server import sessions as module
-from apps.server.sessions import QuotaError, Sessions
+from apps.http.sessions import QuotaError, Sessions
+from apps.http import sessions as module
 
 
 class Clock:

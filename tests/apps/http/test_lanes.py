@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fastapi import HTTPException
 
-from apps.server.lanes import Gate, Lane
+from apps.http.lanes import Gate, Lane
 from tests.server import wait_for
 
 
