@@ -59,7 +59,7 @@ def update_model(request: Request, params: Options | None = None, user: User = A
     client_id = client_of(given.get("client_id"), user, request)
     common = without_added(given, [trainer.name for trainer in app.trainers()])
     checked = []
-    for name in app.loop_trainers():
+    for name in app.task.loop_trainers():
         own = given.get(name)
         checked.append(_training(name, {**common, **(own if isinstance(own, dict) else {})}))
     app.loop.release(client_id)

@@ -17,5 +17,5 @@ router = APIRouter(prefix=f"{settings.MONAI_LABEL_API_STR}/al", tags=["ActiveLea
 @router.get("/pseudo_labels")
 def pseudo_labels(user: User = READER) -> dict[str, Any]:
     """Pseudo-labels round by round: how many, their scores, and their Dice with labels that people gave later."""
-    shelf = app_instance().shelf
+    shelf = app_instance().task.shelf
     return {"current": len(shelf.labels.current()) if shelf.wanted else 0, "rounds": shelf.labels.summary()}

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from fastapi import APIRouter, HTTPException
 from monailabel.config import settings
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.train import TrainTask
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -38,7 +40,6 @@ from tasks.datastore.rules import FINAL
 from tasks.dicom.client import is_remote
 from tasks.geometry.sizes import LIMITS
 from tasks.jobs.queue import JOB_PROCESS, Job, JobQueue
-from tasks.learning.checkpoints import ModelRegistry
 from tasks.learning.groups import DUPLICATES_TABLE, Grouping, read_grouping
 from tasks.learning.hyperparameters import default_preset
 from tasks.rounds.answers import Answers, Undone
@@ -52,6 +53,7 @@ from tasks.store.claims import SCORING, TRAIN, Claims, new_owner
 from tasks.store.database import PATIENCE_SECONDS
 from tasks.store.label_names import LabelNames
 from tasks.store.store import Model, Store
+from tasks.task import Bench, Task
 
 logger = logging.getLogger(__name__)
 
@@ -89,30 +91,16 @@ class ActiveLearningApp:
 
     MONAI Label takes the first class with ``MONAILabelApp`` among its direct bases, so this class must not be one.
 
-    An app gives :attr:`default_strategy`, :attr:`scores`, :attr:`default_labels`, :attr:`presets` and :attr:`models`,
-    and builds its tasks from :attr:`options`, :attr:`store`, :attr:`registry` and :attr:`grouping` in MONAI Label's
-    ``init_...`` methods.
+    An app names its kind of work in :attr:`task_type`.
     """
 
-    models: Callable[..., ModelRegistry]
+    task_type: type[Task]
     options_type: type[Options] = Options
     options: Options
     routers: tuple[APIRouter, ...] = ()
     """Routes of the app besides those that all have."""
     access: tuple[Row, ...] = ()
     """Rows of those routes that are not in the table of this repository, see :mod:`apps.auth.access`."""
-    presets: Mapping[str, Any]
-
-    default_strategy = "random"
-    default_labels: tuple[str, ...] = ()
-    first_label_value = 1
-    """Value of the first label in label files; 0 where there is no background."""
-    fewest_labels = 1
-    scores: tuple[str, ...] = ()
-    embeddings = False
-    pseudo_labels = False
-    local_only = False
-    """Whether the studies must be a folder."""
 
     # Set by MONAILabelApp.__init__.
     app_dir: str
@@ -126,39 +114,60 @@ class ActiveLearningApp:
     _strategies: dict[str, NextSample]
     sessions: Callable[[], Any]
 
-    def __init__(self, app_dir: str, studies: str, conf: dict[str, str], **about: Any) -> None:
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        kind = self.task_type
         try:
             check_settings()
-            if self.local_only and is_remote(studies):
+            if kind.local_only and is_remote(studies):
                 raise ConfigurationError(f"studies {studies} must be a local folder: this app works on image files")
             check_studies(studies)
-            self.options = self.options_type.parse(conf or {}, labels=self.default_labels)
+            self.options = self.options_type.parse(conf or {}, labels=kind.default_labels)
             LIMITS.max_voxels, LIMITS.max_pixels = self.options.max_voxels, self.options.max_pixels
             self.query_strategies = self._offered()
             self.folder = _kept_for(studies, app_dir)
             self.grouping = self._grouping(studies)
             self.preset = self.options.preset or default_preset()
-            if self.preset not in self.presets:
-                raise ConfigurationError(f"option preset must be one of {', '.join(self.presets)}; got {self.preset!r}")
-            if len(self.options.labels) < self.fewest_labels:
+            if self.preset not in kind.presets:
+                raise ConfigurationError(f"option preset must be one of {', '.join(kind.presets)}; got {self.preset!r}")
+            if len(self.options.labels) < kind.fewest_labels:
                 raise ConfigurationError(
-                    f"option labels must be at least {self.fewest_labels} names, got {', '.join(self.options.labels)}"
+                    f"option labels must be at least {kind.fewest_labels} names, got {', '.join(self.options.labels)}"
                 )
             patience = JOB_PATIENCE_SECONDS if JOB_PROCESS in os.environ else PATIENCE_SECONDS
             self.store = Store(self.options.store or self.folder / "store.sqlite", patience)
-            LabelNames(self.store).declare(self.options.labels, self.first_label_value, self.options.relabel)
+            LabelNames(self.store).declare(self.options.labels, kind.first_label_value, self.options.relabel)
         except ValueError as error:
             refuse(ConfigurationError(str(error)))
         use_temporary_folder(self.folder / TEMPORARY)
-        self.registry = type(self).models(self.folder / "models", self.store, labels=self.options.labels)
+        self.registry = kind.models(self.folder / "models", self.store, self.options.labels)
         if JOB_PROCESS in os.environ:
             # A job's datastore does not follow the studies: what comes from here on is new to the next training.
             self.registry.shown_revision = self.store.label_revision()
         self.rounds = Rounds(self.store, self.options.batch_size, self.options.lease_minutes, self.options.seed)
         self.preparation = Preparation(self.rounds)
         self.ledger = Ledger(self.rounds)
+        self.task = kind(
+            Bench(
+                self.options,
+                self.folder,
+                self.store,
+                self.registry,
+                self.rounds,
+                self.grouping,
+                self.preset,
+                self.query_strategies[0],
+            )
+        )
         try:
-            super().__init__(app_dir=app_dir, studies=studies, conf=conf, labels=list(self.options.labels), **about)  # type: ignore[call-arg]
+            super().__init__(  # type: ignore[call-arg]
+                app_dir=app_dir,
+                studies=studies,
+                conf=conf,
+                labels=list(self.options.labels),
+                name=kind.title,
+                description=kind.description,
+                version="1.0",
+            )
         except (OSError, SQLAlchemyError) as error:
             refuse(ConfigurationError(f"studies {studies} cannot be opened: {reason(error)}"))
         # Our loop decides when to score; MONAI Label would at every request.
@@ -171,21 +180,18 @@ class ActiveLearningApp:
             self.rounds,
             self.registry,
             self.options.train_after or self.options.batch_size,
-            self.loop_trainers() if self.options.auto_train else (),
+            self.task.loop_trainers() if self.options.auto_train else (),
             self.run_job,
             self._catch_up,
-            self.unfinished_scoring,
+            self.task.unfinished_scoring,
         )
         if JOB_PROCESS not in os.environ:
             say_what_is_lost(self.store, self.registry.folder, self._datastore.status()["completed"])
             self.sync_images()
 
-    def loop_trainers(self) -> Sequence[str]:
-        """Names of the trainers that the loop runs, in order."""
-        raise NotImplementedError
-
     def _offered(self) -> list[QueryStrategy]:
-        return offered(self.options.strategy or self.default_strategy, self.scores, self.embeddings, self.pseudo_labels)
+        kind = self.task_type
+        return offered(self.options.strategy or kind.default_strategy, kind.scores, kind.embeddings, kind.pseudo_labels)
 
     def _grouping(self, studies: str) -> Grouping:
         if not is_remote(studies):
@@ -197,7 +203,8 @@ class ActiveLearningApp:
     def init_datastore(self) -> StudiesFolder:
         """The guarded datastore."""
         job = JOB_PROCESS in os.environ
-        return self.open_datastore(
+        return self.task.datastore(
+            self.studies,
             on_change=self._changed,
             on_label=self._labelled,
             tags=self.options.tags,
@@ -212,17 +219,21 @@ class ActiveLearningApp:
         folder = Path(settings.MONAI_LABEL_SESSION_PATH.strip() or self.folder / "sessions")
         return Sessions(folder, settings.MONAI_LABEL_SESSION_EXPIRY) if load else None
 
-    def open_datastore(self, **options: Any) -> StudiesFolder:
-        """The app's datastore.
-
-        Args:
-            **options: of :class:`tasks.datastore.folder.StudiesFolder`.
-        """
-        return StudiesFolder(self.studies, extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT, **options)
-
     def init_strategies(self) -> dict[str, NextSample]:
         """The strategies this app can serve, the default first."""
         return {row.name: NextSample(row, self.rounds, self.preparation) for row in self.query_strategies}
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """Those of the kind of work."""
+        return self.task.trainers()
+
+    def init_infers(self) -> dict[str, InferTask]:
+        """Those of the kind of work."""
+        return self.task.inferers()
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """Those of the kind of work."""
+        return self.task.scorers()
 
     def trainers(self) -> Sequence[TrainTask]:
         """All trainers."""
@@ -301,7 +312,7 @@ class ActiveLearningApp:
             self.note_changes()
         except (OSError, SQLAlchemyError) as error:
             logger.error("the database is behind the studies and follows later: %s", reason(error))
-        self.settle()
+        self.task.settle(self._datastore)
 
     def undo(self, client_id: str, undo_id: str = "") -> Undone:
         """Take back a reader's last answer, and remove its label.
@@ -322,13 +333,6 @@ class ActiveLearningApp:
         stats = found["train_stats"]
         found["train_stats"] = {name: stats[name] for name in sorted(stats, key=lambda name: name not in running)}
         return found
-
-    def settle(self) -> None:
-        """Bring the datastore in line with the store where an app keeps something there; must cost little."""
-
-    def unfinished_scoring(self) -> bool:
-        """Whether the scoring job has left something undone although all images have their record."""
-        return False
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """The next image for an annotator.

@@ -14,7 +14,7 @@ from rich.table import Table
 from scipy import stats
 
 from tasks.learning.metrics import area_under_curve, compare_to_baseline, first_reaching, labels_needed
-from tasks.simulation.oracle import Oracle
+from tasks.oracle import Oracle
 
 BASELINE = "random"
 FULL_DATA = "full_data"

@@ -11,7 +11,7 @@ import numpy as np
 
 from tasks.common.files import image_id
 from tasks.learning.groups import hold_out, read_grouping
-from tasks.simulation.oracle import Oracle
+from tasks.oracle import Oracle
 
 TEST_SHARE = 0.25
 

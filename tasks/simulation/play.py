@@ -28,23 +28,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from strategies.catalogue import CATALOGUE
 from tasks.common.files import split_names, write_json, write_table
+from tasks.kinds import kinds
 from tasks.learning.groups import LABELS_TABLE
 from tasks.learning.scoring import RECORDS
+from tasks.oracle import ANNOTATOR, Oracle
 from tasks.simulation import curves as learning_curves
-from tasks.simulation.classification_oracle import ClassificationOracle
 from tasks.simulation.data_sets import Pool, read_pool, subset
-from tasks.simulation.image_oracle import ImageOracle
-from tasks.simulation.oracle import ANNOTATOR, Oracle
 from tasks.simulation.processes import end_with_parent
 from tasks.simulation.protocols import mix_protocols
-from tasks.simulation.volume_oracle import VolumeOracle
 
 logger = logging.getLogger(__name__)
 
 APPS = Path(__file__).resolve().parents[2] / "apps"
-ORACLES: dict[str, Oracle] = {oracle.app: oracle for oracle in (VolumeOracle(), ImageOracle(), ClassificationOracle())}
 FULL_DATA = learning_curves.FULL_DATA
 INITIAL = "initial"
+PROTOCOLS_CHANGE = "volume_segmentation"
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Plan:
     """One simulation.
 
     Attributes:
-        app: folder name of the app, a key of :data:`ORACLES`.
+        app: folder name of the app, a key of :func:`tasks.kinds.kinds`.
         labels: label names, comma separated.
         initial: images labelled at random before the first training.
         batch: images per round.
@@ -106,7 +104,7 @@ def simulate(
     if len(rows) == len(sizes):
         return rows
     app = _app(pool, plan, strategy, seed, folder / "studies")
-    oracle = ORACLES[plan.app]
+    oracle = kinds()[plan.app].oracle
     for number in range(len(rows), len(sizes)):
         while app.store.labelled_count() < sizes[number]:
             _annotate(app, oracle, pool, "random" if number == 0 else strategy)
@@ -118,7 +116,7 @@ def simulate(
         examined = time.monotonic()
         if _needs_records(strategy) and (number + 1 < len(sizes) or strategy == INITIAL):
             app.scoring({"method": RECORDS})
-            app.settle()
+            app.task.settle(app.datastore())
         scored = time.monotonic()
         rows.append(
             {
@@ -281,7 +279,7 @@ def _options(pairs: Sequence[str]) -> dict[str, str]:
 def main(
     data: Annotated[Path, typer.Argument(help="folder with images and true labels", exists=True, file_okay=False)],
     labels: Annotated[str, typer.Option(help="label names, comma separated, value 1 first")] = "tumor",
-    app: Annotated[str, typer.Option(help=f"one of {', '.join(ORACLES)}")] = "volume_segmentation",
+    app: Annotated[str, typer.Option(help=f"one of {', '.join(kinds())}")] = "volume_segmentation",
     group_by: Annotated[str, typer.Option(help="patient: column of labels.csv or pattern on image ids")] = "",
     strategies: Annotated[str, typer.Option(help="query strategies, comma separated")] = "random,dropout_variance",
     seeds: Annotated[int, typer.Option(min=1)] = 3,
@@ -310,12 +308,12 @@ def main(
         raise typer.BadParameter(
             f"unknown: {', '.join(unknown)}; known: {', '.join(CATALOGUE)}", param_hint="--strategies"
         )
-    if app not in ORACLES:
-        raise typer.BadParameter(f"unknown: {app}; known: {', '.join(ORACLES)}", param_hint="--app")
-    if share > 0 and app != VolumeOracle.app:
+    if app not in kinds():
+        raise typer.BadParameter(f"unknown: {app}; known: {', '.join(kinds())}", param_hint="--app")
+    if share > 0 and app != PROTOCOLS_CHANGE:
         raise typer.BadParameter("changes volumes only", param_hint="--protocols")
     try:
-        pool = subset(read_pool(data, ORACLES[app], group_by), pool_size, test_size, seed=0)
+        pool = subset(read_pool(data, kinds()[app].oracle, group_by), pool_size, test_size, seed=0)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="DATA") from error
     if share > 0:
@@ -340,7 +338,7 @@ def main(
     console.print(f"{pool.name}: {len(pool.pool)} pool and {len(pool.test)} test images {pool.semi_synthetic}")
     rows = run_all(pool, plan, names, seeds, out, workers, console)
     _write_results(rows, out)
-    summary = learning_curves.summarise(rows, ORACLES[app], pool.name, pool.semi_synthetic, target)
+    summary = learning_curves.summarise(rows, kinds()[app].oracle, pool.name, pool.semi_synthetic, target)
     write_json(out / "summary.json", summary)
     learning_curves.plot(rows, summary, out / "learning_curves.png")
     console.print(learning_curves.table(summary))

@@ -80,7 +80,7 @@ def test_strategies_trainers_and_models(app):
     [("entropy_kl", "classifier_committee"), ("entropy_kl_band", "classifier_committee"), ("margin", "classifier")],
 )
 def test_the_loop_trains_what_the_default_strategy_needs(make, strategy, trainer):
-    assert make(strategy=strategy).loop_trainers() == (trainer,)
+    assert make(strategy=strategy).task.loop_trainers() == (trainer,)
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,8 @@ def test_two_rounds_with_pseudo_labels(make, pictures):
     stats = train_and_score(app, seed=1)
     assert (stats["pseudo_labels"]["used"], stats["start"], stats["labelled"]) == (5, "the current model", 20)
     assert len(pseudo(app)) == 10
-    assert not app.unfinished_scoring()
-    rounds = app.shelf.labels.summary()
+    assert not app.task.unfinished_scoring()
+    rounds = app.task.shelf.labels.summary()
     assert [(row["round"], row["made"]) for row in rounds] == [(2, 5), (3, 10)]  # the cold start was the first
 
 

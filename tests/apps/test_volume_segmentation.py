@@ -98,7 +98,7 @@ def test_the_committee_gives_scores_of_its_own_and_its_mean_segments(make):
     app.train({"model": "segmentation", **QUICK})
     app.train({"model": "segmentation_bootstrap", **QUICK, "members": 2})
     app.scoring({"method": "records"})
-    assert set(app.store.records(app.store.serving_version())[0].scores) == set(app.scores)
+    assert set(app.store.records(app.store.serving_version())[0].scores) == set(app.task.scores)
     for strategy in ("bootstrap_variance", "entropy_kl"):
         assert app.next_sample({"strategy": strategy, "client_id": strategy})["reason"] == "scored"
     assert app.infer({"model": "segmentation_bootstrap", "image": "image7", "result_extension": ".nii.gz"})["file"]

@@ -9,21 +9,13 @@ from starlette.staticfiles import StaticFiles
 from apps.auth import access, sign_in
 from apps.auth.access import TABLE, AccessError, Body, Role, Row, body_of, role_of, serve_only
 from apps.auth.readers import ADMIN, READER
-from apps.routes import api_page, grading, jobs, logs, metrics, ohif, problems, progress, pseudo_labels, relabelling
-from apps.routes import dicomweb as proxy
-from apps.routes import labels as routes
-from apps.routes import learning as pages
-from apps.routes import models as upkeep
-from apps.routes import sessions as stock
+from apps.routes import every, grading, learning, ohif, pseudo_labels
 
-OURS = (
-    *(routes, jobs, upkeep, metrics, relabelling, logs, api_page, problems, progress, pages),
-    *(stock, grading, pseudo_labels, ohif, proxy, sign_in),
-)
+OURS = (*every.routers(), *(module.router for module in (sign_in, grading, pseudo_labels, ohif)))
 
 
 def all_routes() -> list[APIRoute]:
-    return [route for module in OURS for route in module.router.routes]
+    return [route for router in OURS for route in router.routes]
 
 
 def router(role=READER) -> APIRouter:
@@ -73,8 +65,8 @@ def test_monai_label_s_own_routes_are_gone_and_an_unknown_one_is_named(caplog):
     def info() -> None:
         """One that is replaced."""
 
-    serve_only(server, [routes.router])
-    assert server.router.routes == list(routes.router.routes)
+    serve_only(server, [learning.router])
+    assert server.router.routes == list(learning.router.routes)
     named = [record.getMessage() for record in caplog.records]
     assert [line.split("route ")[1].split(" is")[0] for line in named] == [
         *("GET /info/new/{thing}", "GET /new/{thing}", "MOUNT /files"),
@@ -87,7 +79,7 @@ def test_every_route_that_monai_label_has_today_is_known(caplog):
 
     before = list(server.router.routes)
     try:
-        serve_only(server, [routes.router])
+        serve_only(server, [learning.router])
     finally:
         server.router.routes[:] = before
     assert not caplog.records

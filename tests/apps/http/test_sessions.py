@@ -2,8 +2,8 @@
 
 import pytest
 
-from apps.http.sessions import QuotaError, Sessions
 from apps.http import sessions as module
+from apps.http.sessions import QuotaError, Sessions
 
 
 class Clock:

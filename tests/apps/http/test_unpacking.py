@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 
-from apps.http.unpacking import ZipError, unpack
 from apps.http import unpacking
+from apps.http.unpacking import ZipError, unpack
 
 
 def packed(*members: tuple[str | zipfile.ZipInfo, bytes], method: int = zipfile.ZIP_DEFLATED) -> io.BytesIO:

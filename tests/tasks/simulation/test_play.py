@@ -12,14 +12,14 @@ from PIL import Image
 from typer import Typer
 from typer.testing import CliRunner
 
+from tasks.classification.oracle import ClassificationOracle
+from tasks.image_segmentation.oracle import ImageOracle
 from tasks.simulation import curves as learning_curves
 from tasks.simulation import play as simulation
-from tasks.simulation.classification_oracle import ClassificationOracle
 from tasks.simulation.data_sets import read_pool, subset
-from tasks.simulation.image_oracle import ImageOracle
 from tasks.simulation.play import FULL_DATA, INITIAL, Plan, simulate
 from tasks.simulation.protocols import mix_protocols
-from tasks.simulation.volume_oracle import VolumeOracle
+from tasks.volume_segmentation.oracle import VolumeOracle
 from tests.server import ROOT
 from tests.tasks.classification.conftest import QUICK as QUICK_CLASSIFIER
 from tests.tasks.classification.conftest import write_discs
@@ -239,7 +239,7 @@ def test_images_are_graded_in_a_simulation_with_patients_kept_together(tmp_path)
     assert not patients[0] & patients[1]
     assert set(pool.labels.values()) == {"clear", "disc"}
     train = {name: str(value) for name, value in QUICK_CLASSIFIER.items()} | {"learning_rates": "0.01,0.001"}
-    plan = Plan(reader.app, "clear,disc", 8, 2, 1, "small", train, 1)
+    plan = Plan("image_classification", "clear,disc", 8, 2, 1, "small", train, 1)
     rows = simulate(pool, plan, "entropy_kl", 0, tmp_path / "run")
     assert [row["labelled"] for row in rows] == [8, 10]
     assert all(0 <= row["auc"] <= 1 and 0 <= row["accuracy"] <= 1 for row in rows)
@@ -268,7 +268,7 @@ def squares(tmp_path) -> Path:
 def test_pseudo_labels_are_trained_on_and_their_dice_is_told(squares, tmp_path):
     pool = read_pool(squares, IMAGES)
     assert (len(pool.pool), len(pool.test)) == (18, 6)
-    plan = Plan(IMAGES.app, "square", 4, 4, 2, "small", {name: str(value) for name, value in QUICK_IMAGES.items()}, 1)
+    plan = Plan("image_segmentation", "square", 4, 4, 2, "small", {name: str(value) for name, value in QUICK_IMAGES.items()}, 1)
     initial = simulate(pool, plan, INITIAL, 0, tmp_path / "initial")
     runs = {
         name: simulate(pool, plan, name, 0, tmp_path / name, tmp_path / "initial") for name in ("ceal", "ceal_oracle")

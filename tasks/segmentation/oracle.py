@@ -13,8 +13,8 @@ from monailabel.utils.others.generic import name_to_device
 
 from tasks.datastore.rules import FINAL
 from tasks.learning.metrics import segmentation_metrics
+from tasks.oracle import ANNOTATOR, Measure, Oracle
 from tasks.segmentation.models import SINGLE
-from tasks.simulation.oracle import ANNOTATOR, Measure, Oracle
 
 
 class SegmentationOracle(Oracle):

@@ -15,14 +15,13 @@ from tasks.geometry.images import IMAGE_ENDINGS
 from tasks.geometry.slices import image_affine, read_mask, restore
 from tasks.image_segmentation.model_masks import pseudo_labelled
 from tasks.learning.metrics import dice_per_label
-from tasks.simulation.oracle import Measure
-from tasks.simulation.segmentation_oracle import SegmentationOracle
+from tasks.oracle import Measure
+from tasks.segmentation.oracle import SegmentationOracle
 
 
 class ImageOracle(SegmentationOracle):
     """True labels are masks of the same name."""
 
-    app = "image_segmentation"
     endings = IMAGE_ENDINGS
     ignore_empty = False
     notes = (Measure("pseudo_used", "pseudo-labels"), Measure("pseudo_dice", "their Dice"))

@@ -28,14 +28,12 @@ class Oracle(ABC):
     """Stands in for the annotator of one app, and examines its models.
 
     Attributes:
-        app: folder name of the app.
         model: trainer and inferer that are compared.
         endings: of image files.
         measures: the one that curves show first.
         notes: what tables add, as the mean over the rounds that have it.
     """
 
-    app: ClassVar[str]
     model: ClassVar[str]
     endings: ClassVar[Sequence[str]]
     measures: ClassVar[Sequence[Measure]]

@@ -15,13 +15,12 @@ from tasks.datastore.rules import FINAL
 from tasks.geometry.images import IMAGE_ENDINGS
 from tasks.learning.groups import LABELS_TABLE
 from tasks.learning.metrics import classification_metrics
-from tasks.simulation.oracle import ANNOTATOR, Measure, Oracle
+from tasks.oracle import ANNOTATOR, Measure, Oracle
 
 
 class ClassificationOracle(Oracle):
     """True classes are in ``labels.csv``; the committee is examined, at the same cost for every strategy."""
 
-    app = "image_classification"
     model = COMMITTEE
     endings = IMAGE_ENDINGS
     measures = (Measure("auc", "AUC"), Measure("accuracy", "accuracy"))

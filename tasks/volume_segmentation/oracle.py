@@ -7,13 +7,12 @@ from pathlib import Path
 from monai.data import MetaTensor
 
 from tasks.geometry.volumes import IMAGE_ENDINGS, read_label
-from tasks.simulation.segmentation_oracle import SegmentationOracle
+from tasks.segmentation.oracle import SegmentationOracle
 
 
 class VolumeOracle(SegmentationOracle):
     """True labels are volumes."""
 
-    app = "volume_segmentation"
     endings = IMAGE_ENDINGS
 
     def read_label(self, label: str, classes: int, image: Path) -> MetaTensor:
