@@ -25,7 +25,8 @@ from rich.table import Table
 
 from strategies.catalogue import CATALOGUE
 from tasks.segmentation.records import COMMITTEE_SCORES, SCORES
-from tasks.store.store import Image, Record, Store
+from tasks.store.store import Store
+from tasks.store.tables import Image, Record
 from tests.server import Server
 
 VERSION = "0123456789ab"

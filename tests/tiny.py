@@ -9,7 +9,7 @@ import numpy as np
 from tasks.datastore.folder import StudiesFolder
 from tasks.rounds.reconciliation import ImageState, Label
 from tasks.rounds.rounds import Rounds
-from tasks.store.store import Image
+from tasks.store.tables import Image
 
 QUICK = {
     "levels": 2,

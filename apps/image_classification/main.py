@@ -1,4 +1,4 @@
-"""2D classification; see :mod:`tasks.classification.task`."""
+"""What ``monailabel start_server --app apps/image_classification`` loads."""
 
 import sys
 from pathlib import Path
@@ -7,15 +7,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from monailabel.interfaces.app import MONAILabelApp
 
-from apps.routes import grading
-from apps.server.app import ActiveLearningApp
-from apps.server.options import ImageOptions
-from tasks.classification.task import ClassificationTask
+from apps.image_classification.app import ClassificationApp
 
 
-class ImageClassification(ActiveLearningApp, MONAILabelApp):
+class ImageClassification(ClassificationApp, MONAILabelApp):
     """Grades, and the page for them."""
-
-    task_type = ClassificationTask
-    options_type = ImageOptions
-    routers = (grading.router,)

@@ -1,4 +1,4 @@
-"""2D segmentation; see :mod:`tasks.image_segmentation.task`."""
+"""What ``monailabel start_server --app apps/image_segmentation`` loads."""
 
 import sys
 from pathlib import Path
@@ -7,15 +7,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from monailabel.interfaces.app import MONAILabelApp
 
-from apps.routes import pseudo_labels
-from apps.server.app import ActiveLearningApp
-from apps.server.options import ImageOptions
-from tasks.image_segmentation.task import ImageSegmentationTask
+from apps.image_segmentation.app import ImageSegmentationApp
 
 
-class ImageSegmentation(ActiveLearningApp, MONAILabelApp):
+class ImageSegmentation(ImageSegmentationApp, MONAILabelApp):
     """Images, and pseudo-labels."""
-
-    task_type = ImageSegmentationTask
-    options_type = ImageOptions
-    routers = (pseudo_labels.router,)

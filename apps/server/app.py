@@ -52,7 +52,8 @@ from tasks.rounds.rounds import Rounds
 from tasks.store.claims import SCORING, TRAIN, Claims, new_owner
 from tasks.store.database import PATIENCE_SECONDS
 from tasks.store.label_names import LabelNames
-from tasks.store.store import Model, Store
+from tasks.store.store import Store
+from tasks.store.tables import Model
 from tasks.task import Bench, Task
 
 logger = logging.getLogger(__name__)

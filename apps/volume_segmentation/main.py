@@ -1,4 +1,4 @@
-"""3D segmentation; see :mod:`tasks.volume_segmentation.task`."""
+"""What ``monailabel start_server --app apps/volume_segmentation`` loads."""
 
 import sys
 from pathlib import Path
@@ -7,15 +7,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from monailabel.interfaces.app import MONAILabelApp
 
-from apps.routes import ohif
-from apps.server.app import ActiveLearningApp
-from apps.server.options import VolumeOptions
-from tasks.volume_segmentation.task import VolumeTask
+from apps.volume_segmentation.app import VolumeApp
 
 
-class VolumeSegmentation(ActiveLearningApp, MONAILabelApp):
+class VolumeSegmentation(VolumeApp, MONAILabelApp):
     """Volumes, in OHIF too."""
-
-    task_type = VolumeTask
-    options_type = VolumeOptions
-    routers = (ohif.router,)

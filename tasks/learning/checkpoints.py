@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import torch
 
 from tasks.common.files import fingerprint
-from tasks.store.store import Model, Store, Training
+from tasks.store.store import Store
+from tasks.store.tables import Model, Training
 
 logger = logging.getLogger(__name__)
 

@@ -6,16 +6,14 @@ import datetime as dt
 import logging
 import os
 import shutil
-import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from ignite.handlers import EarlyStopping
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer, default_prepare_batch
@@ -31,10 +29,12 @@ from tasks.jobs.options import checked_device, means_default
 from tasks.learning.checkpoints import Architecture, Checkpoint, ModelRegistry
 from tasks.learning.groups import Grouping, hold_out
 from tasks.learning.hyperparameters import Hyperparameters, whole_number
+from tasks.learning.loading import PrefetchLoader
 from tasks.learning.partial_labels import KnownClassesLoss
+from tasks.learning.progress import MemberProgress
 from tasks.store.claims import TRAIN, Claims
 from tasks.store.label_names import LabelNames
-from tasks.store.store import Training, now
+from tasks.store.tables import Training, now
 
 logger = logging.getLogger(__name__)
 
@@ -608,7 +608,7 @@ class MembersTrainTask(BasicTrainTask):
     def finalize(self, context: Context) -> None:
         """Attach progress, best weights and early stopping."""
         if context.local_rank == 0:
-            Progress(self, context, Path(self._stats_path), self._weights_path).attach()
+            MemberProgress(self, context, Path(self._stats_path), self._weights_path).attach()
         patience = parameters(context).early_stop_patience
         if patience > 0 and context.evaluator:
             stop = EarlyStopping(
@@ -619,102 +619,6 @@ class MembersTrainTask(BasicTrainTask):
             context.evaluator.add_event_handler(Events.EPOCH_COMPLETED, stop)
 
 
-class PrefetchLoader(DataLoader):
-    """Prepares the next batch in a thread while the network works on this one.
-
-    MONAI's ``ThreadDataLoader`` does too, but an error in its thread only ends an epoch early.
-    """
-
-    def __iter__(self) -> Iterator[Any]:
-        """Batches; raises what went wrong in the thread."""
-        source = super().__iter__()
-        with ThreadPoolExecutor(1) as thread:
-            batch = thread.submit(next, source, None)
-            while (ready := batch.result()) is not None:
-                batch = thread.submit(next, source, None)
-                yield ready
-
-
-class Progress:
-    """Writes train stats after every epoch, and the best weights (the last ones without validation) at the end.
-
-    Args:
-        task: judges and reports validations.
-        context: of the member's training.
-        stats_path: JSON file with the train stats.
-        weights_path: takes the member's weights.
-    """
-
-    def __init__(self, task: MembersTrainTask, context: Context, stats_path: Path, weights_path: Path) -> None:
-        self.task = task
-        self.context = context
-        self.stats_path = stats_path
-        self.weights_path = weights_path
-        self.best: tuple[float, ...] | None = None
-        self.best_epoch = 0
-        self.best_state: dict[str, torch.Tensor] | None = None
-        self.last: dict[str, Any] = {}
-
-    def attach(self) -> None:
-        """Listen to trainer and evaluator."""
-        # The trainer's own validation handler was attached before, so an epoch is reported with its validation.
-        if self.context.evaluator:
-            self.context.evaluator.add_event_handler(Events.COMPLETED, self.validated)
-        self.context.trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
-        self.context.trainer.add_event_handler(Events.COMPLETED, self.save)
-
-    def validated(self, evaluator: Engine) -> None:
-        """A validation ended: keep the weights if they are the best so far."""
-        judged = self.task.judge(evaluator.state.metrics)
-        self.last = self.task.report(evaluator.state.metrics)
-        if self.best is None or judged > self.best:
-            self.best, self.best_epoch = judged, self.context.trainer.state.epoch
-            self.best_state = _weights(self.context.network)
-
-    def _epoch(self, trainer: Engine) -> None:
-        stats = self._stats(trainer)
-        write_json(self.stats_path, stats)
-        logger.info(
-            "member %d of %d, epoch %d of %d: loss %.4f, %s",
-            self.context.request["member"] + 1,
-            self.context.request["members"],
-            trainer.state.epoch,
-            trainer.state.max_epochs,
-            stats["loss"],
-            self.last or "not validated yet",
-        )
-
-    def save(self, trainer: Engine) -> None:
-        """The training ended: write the weights."""
-        state = self.best_state if self.best_state is not None else _weights(self.context.network)
-        torch.save(state, self.weights_path)
-        write_json(self.stats_path, self._stats(trainer) | {"total_time": self._elapsed()})
-
-    def _elapsed(self) -> str:
-        return str(dt.timedelta(seconds=int(time.time() - self.context.start_ts)))
-
-    def _stats(self, trainer: Engine) -> dict[str, Any]:
-        request = self.context.request
-        epochs = trainer.state.max_epochs
-        labelled = len(self.context.datalist)
-        share = f"{len(self.context.val_datalist)} of {labelled} labelled images"
-        return {
-            "epoch": request["member"] * epochs + trainer.state.epoch,
-            "total_epochs": request["members"] * epochs,
-            "start_ts": int(self.context.start_ts),
-            "current_time": self._elapsed(),
-            "loss": float(trainer.state.output["loss"]),
-            "best_metric": 0.0 if self.best is None else round(self.best[0], 4),
-            "best_epoch": self.best_epoch,
-            **self.last,
-            "validation": share if self.context.evaluator else "none: too few labels or groups to hold any out",
-            "labelled": labelled,
-            "member": request["member"] + 1,
-            "members": request["members"],
-            "failed_members": request["failed_members"],
-        }
-
-
 def _check_count(items: Sequence[Any]) -> None:
     if len(items) < MINIMUM_LABELS:
         raise TrainingError(f"training needs at least {MINIMUM_LABELS} labelled images, there are {len(items)}")
@@ -723,8 +627,3 @@ def _check_count(items: Sequence[Any]) -> None:
 def parameters(context: Context) -> Any:
     """The hyper-parameters of the member being trained."""
     return context.request[_TRAIN_KEY]
-
-
-def _weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    module = network.module if isinstance(network, torch.nn.parallel.DistributedDataParallel) else network
-    return {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}

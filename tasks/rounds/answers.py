@@ -12,7 +12,8 @@ from strategies.assignment import Assignment
 from tasks.rounds.reconciliation import LABELLED, close_finished
 from tasks.rounds.rounds import Rounds, remaining_in
 from tasks.store.revisions import note_labels
-from tasks.store.store import Event, Image, Lease, Record, Round, Skip, serving_version
+from tasks.store.store import serving_version
+from tasks.store.tables import Event, Image, Lease, Record, Round, Skip
 
 SKIPPED = "skipped"
 UNDONE = "undone"

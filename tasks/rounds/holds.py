@@ -9,7 +9,8 @@ from sqlalchemy import orm
 
 from tasks.rounds.rounds import Rounds
 from tasks.store.revisions import changed_since, latest_revision
-from tasks.store.store import Hold, Store
+from tasks.store.store import Store
+from tasks.store.tables import Hold
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from tasks.rounds.holds import Holds
 from tasks.rounds.rounds import Rounds
 from tasks.store.claims import SCORING, TRAIN, Claims
 from tasks.store.retention import Retention
-from tasks.store.store import Store, now
+from tasks.store.store import Store
+from tasks.store.tables import now
 
 logger = logging.getLogger(__name__)
 

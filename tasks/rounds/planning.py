@@ -15,7 +15,8 @@ from sqlalchemy import orm
 from strategies.catalogue import QueryStrategy
 from strategies.selection import CealSplit
 from tasks.rounds.scored_pool import Pools
-from tasks.store.store import Round, Store, serving_version
+from tasks.store.store import Store, serving_version
+from tasks.store.tables import Round
 
 logger = logging.getLogger(__name__)
 

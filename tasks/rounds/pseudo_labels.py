@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from tasks.rounds.planning import SCORED
-from tasks.store.store import Image, PseudoLabel, Round, Store, now, serving_version
+from tasks.store.store import Store, serving_version
+from tasks.store.tables import Image, PseudoLabel, Round, now
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from sqlalchemy import orm
 
 from tasks.rounds.scored_pool import waiting
 from tasks.store.revisions import note_labels, touch_labels
-from tasks.store.store import Event, Image, Lease, Round, RoundImage, Skip
+from tasks.store.tables import Event, Image, Lease, Round, RoundImage, Skip
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from strategies.catalogue import QueryStrategy
 from tasks.rounds.planning import Plan, Planner, Plans, has_round, next_number
 from tasks.rounds.reconciliation import ImageState, Noted, reconcile, remaining_images
 from tasks.rounds.scored_pool import open_rounds, waiting
-from tasks.store.store import Event, Image, Lease, PseudoLabel, Round, RoundImage, Store, now, serving_version
+from tasks.store.store import Store, serving_version
+from tasks.store.tables import Event, Image, Lease, PseudoLabel, Round, RoundImage, now
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from strategies.catalogue import Pool, QueryStrategy
-from tasks.store.store import Image, Lease, Record, Round, RoundImage, Scoring, Skip, embeddings_of
+from tasks.store.store import embeddings_of
+from tasks.store.tables import Image, Lease, Record, Round, RoundImage, Scoring, Skip
 
 
 class Key(NamedTuple):

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from tasks.store.store import Claim, Store, now
+from tasks.store.store import Store
+from tasks.store.tables import Claim, now
 
 logger = logging.getLogger(__name__)
 

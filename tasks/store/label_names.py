@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from tasks.store.store import Event, Image, LabelSchema, Model, Store, now
+from tasks.store.store import Store
+from tasks.store.tables import Event, Image, LabelSchema, Model, now
 
 logger = logging.getLogger(__name__)
 

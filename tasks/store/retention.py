@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from tasks.store.claims import SCORING, is_claimed
-from tasks.store.store import Event, Lease, PseudoLabel, Record, Round, RoundImage, Store, now, serving_version
+from tasks.store.store import Store, serving_version
+from tasks.store.tables import Event, Lease, PseudoLabel, Record, Round, RoundImage, now
 
 CHUNK = 500
 """Rows deleted in one transaction: requests wait for its end."""

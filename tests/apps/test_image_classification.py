@@ -11,7 +11,7 @@ from monailabel.interfaces.utils.app import app_instance
 from apps.routes.grading import for_the_screen
 from apps.server.options import ConfigurationError
 from tasks.geometry.images import read_image
-from tasks.store.store import Event
+from tasks.store.tables import Event
 from tests.server import ROOT
 from tests.tasks.classification.conftest import QUICK, write_discs
 

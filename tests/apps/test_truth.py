@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 from apps.server import app as shared
 from tasks.datastore import index
 from tasks.store.database import open_engine
-from tasks.store.store import Lease
+from tasks.store.tables import Lease
 from tests.server import APP
 from tests.tiny import write_volume
 

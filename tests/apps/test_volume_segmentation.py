@@ -16,7 +16,7 @@ from monailabel.interfaces.utils.app import app_instance
 from apps.server.options import ConfigurationError
 from strategies.catalogue import CATALOGUE
 from tasks.store.claims import Claims
-from tasks.store.store import LabelSchema
+from tasks.store.tables import LabelSchema
 from tests.server import APP
 from tests.tiny import QUICK, write_volume
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from strategies import selection as s
+from strategies.selection import similarity
 
 SCORES = np.array([0.3, 0.9, 0.1, 0.9, 0.5])
 
@@ -121,7 +122,7 @@ def test_representative_equals_the_plain_loop(seed):
 def test_representative_above_the_exact_limit_equals_the_exact_one(monkeypatch):
     scores, embeddings = rng(1).random(300), rng(2).standard_normal((300, 16))
     exact = s.representative(scores, embeddings, 30, candidates=300)
-    monkeypatch.setattr(s, "_EXACT_LIMIT", 10)
+    monkeypatch.setattr(similarity, "_EXACT_LIMIT", 10)
     assert s.representative(scores, embeddings, 30, candidates=300).tolist() == exact.tolist()
 
 

@@ -7,7 +7,8 @@ import pytest
 from monailabel.interfaces.utils.app import app_instance
 
 from apps.routes import problems
-from tasks.store.store import ImageRecord, Training
+from tasks.store.store import ImageRecord
+from tasks.store.tables import Training
 from tests.apps.server.test_protection import SHAPE, put
 from tests.server import APP
 from tests.tiny import write_volume

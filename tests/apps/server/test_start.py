@@ -115,7 +115,7 @@ def test_a_store_that_cannot_be_written_stops_the_start(tmp_path):
 def test_a_segmentation_that_the_server_has_not_seen_does_not_stop_the_start(tmp_path, monkeypatch):
     archive = FakeArchive()
     first, second = (archive.add(*mr_series(f"p{n}", np.arange(120).reshape(4, 6, 5) + n)) for n in range(2))
-    monkeypatch.setattr("tasks.dicom.client.Archive", lambda url, settings: archive)
+    monkeypatch.setattr("tasks.volume_segmentation.task.Archive", lambda url, settings: archive)
     monkeypatch.setattr(settings, "MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path))
 
     def build():

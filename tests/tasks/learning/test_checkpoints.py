@@ -10,7 +10,7 @@ import torch
 from tasks.learning.checkpoints import Checkpoint, ModelRegistry, read_checkpoint
 from tasks.segmentation.models import BOOTSTRAP, SINGLE, segmentation_models
 from tasks.segmentation.networks import Architecture, SplitUNet
-from tasks.store.store import Training, now
+from tasks.store.tables import Training, now
 
 ARCHITECTURE = Architecture(1, 2, levels=2, first_features=4, norm="instance")
 SETTINGS = {"spacing": 0.0, "roi_size": "16x16x16", "overlap": 0.25}

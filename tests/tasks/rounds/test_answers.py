@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from strategies.catalogue import CATALOGUE
 from tasks.rounds.answers import AnswerError, Answers
 from tasks.rounds.reconciliation import ImageState, Label
-from tasks.store.store import Event
+from tasks.store.tables import Event
 from tests.tasks.conftest import score
 from tests.tiny import take_label
 

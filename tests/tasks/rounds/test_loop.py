@@ -14,7 +14,8 @@ from tasks.rounds.loop import RECORDS, ActiveLearningLoop
 from tasks.rounds.rounds import Rounds
 from tasks.segmentation.models import BOOTSTRAP, SINGLE
 from tasks.store.claims import LAPSE_SECONDS, SCORING, TRAIN
-from tasks.store.store import ImageRecord, Training, now
+from tasks.store.store import ImageRecord
+from tasks.store.tables import Training, now
 from tests.tiny import take_label
 
 ROOT = Path(__file__).resolve().parents[3]

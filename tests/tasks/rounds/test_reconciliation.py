@@ -12,7 +12,8 @@ from strategies.catalogue import CATALOGUE
 from tasks.rounds.ledger import Ledger
 from tasks.rounds.reconciliation import ImageState, Label
 from tasks.rounds.rounds import Rounds
-from tasks.store.store import Event, Image, Lease, Round, Store
+from tasks.store.store import Store
+from tasks.store.tables import Event, Image, Lease, Round
 
 FIRST = CATALOGUE["first"]
 

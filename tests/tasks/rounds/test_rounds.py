@@ -8,7 +8,8 @@ import sqlalchemy as sa
 
 from strategies.catalogue import CATALOGUE
 from tasks.rounds.rounds import Rounds
-from tasks.store.store import Event, ImageRecord, Store
+from tasks.store.store import ImageRecord, Store
+from tasks.store.tables import Event
 from tests.tasks.conftest import score
 from tests.tiny import take_label
 

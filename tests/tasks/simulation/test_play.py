@@ -268,7 +268,9 @@ def squares(tmp_path) -> Path:
 def test_pseudo_labels_are_trained_on_and_their_dice_is_told(squares, tmp_path):
     pool = read_pool(squares, IMAGES)
     assert (len(pool.pool), len(pool.test)) == (18, 6)
-    plan = Plan("image_segmentation", "square", 4, 4, 2, "small", {name: str(value) for name, value in QUICK_IMAGES.items()}, 1)
+    plan = Plan(
+        "image_segmentation", "square", 4, 4, 2, "small", {name: str(value) for name, value in QUICK_IMAGES.items()}, 1
+    )
     initial = simulate(pool, plan, INITIAL, 0, tmp_path / "initial")
     runs = {
         name: simulate(pool, plan, name, 0, tmp_path / name, tmp_path / "initial") for name in ("ceal", "ceal_oracle")

@@ -12,7 +12,8 @@ from tasks.rounds.pseudo_labels import PseudoLabels
 from tasks.rounds.rounds import Rounds
 from tasks.store.claims import Claims
 from tasks.store.retention import CHUNK, Retention, delete_history
-from tasks.store.store import Event, ImageRecord, PseudoLabel, Record, Round, RoundImage
+from tasks.store.store import ImageRecord
+from tasks.store.tables import Event, PseudoLabel, Record, Round, RoundImage
 from tests.tasks.conftest import score
 from tests.tiny import take_label
 

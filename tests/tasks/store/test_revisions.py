@@ -11,7 +11,8 @@ from tasks.rounds.answers import Answers
 from tasks.rounds.reconciliation import ImageState, Label
 from tasks.rounds.rounds import Rounds
 from tasks.store.label_names import LabelNames
-from tasks.store.store import Image, Store
+from tasks.store.store import Store
+from tasks.store.tables import Image
 from tests.tiny import take_label
 
 STORES = Path(__file__).parent / "stores"

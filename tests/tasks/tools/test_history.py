@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.store.store import Event, Store
+from tasks.store.store import Store
+from tasks.store.tables import Event
 from tests.tiny import label_image
 
 ROOT = Path(__file__).resolve().parents[3]

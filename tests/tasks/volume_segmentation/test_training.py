@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tasks.common.files import ImageError
-from tasks.learning.training import Progress, TrainingError
+from tasks.learning.progress import MemberProgress
+from tasks.learning.training import TrainingError
 from tasks.segmentation.models import BOOTSTRAP, SINGLE
 from tasks.store.claims import Claims
 from tasks.store.label_names import LabelNames
@@ -124,7 +125,7 @@ def test_the_best_weights_are_kept_not_the_last(registry, tmp_path):
         evaluator=object(),
     )
     task = VolumeTrainTask(SINGLE, "test", registry, PRESETS["small"], ("tumor",))
-    progress = Progress(task, context, tmp_path / "stats.json", tmp_path / "best.pt")
+    progress = MemberProgress(task, context, tmp_path / "stats.json", tmp_path / "best.pt")
     for epoch, dice in ((1, 0.2), (2, 0.9), (3, 0.1)):
         trainer.state.epoch = epoch
         torch.nn.init.constant_(network.weight, epoch)

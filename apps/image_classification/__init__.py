@@ -1,0 +1,1 @@
+"""2D classification; see :mod:`tasks.classification.task`."""

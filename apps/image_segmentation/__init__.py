@@ -1,0 +1,1 @@
+"""2D segmentation; see :mod:`tasks.image_segmentation.task`."""

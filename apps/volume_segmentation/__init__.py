@@ -1,0 +1,1 @@
+"""3D segmentation; see :mod:`tasks.volume_segmentation.task`."""
