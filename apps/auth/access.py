@@ -7,15 +7,15 @@ upgrade of MONAI Label cannot open one unnoticed, and a route of an app outside 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from fastapi import FastAPI, params
 from fastapi.routing import APIRoute, APIRouter
 from monailabel.config import settings
-from monailabel.endpoints.user.auth import RBAC
-from starlette.routing import BaseRoute
+
+from apps import upstream
 
 logger = logging.getLogger(__name__)
 
@@ -201,10 +201,10 @@ def serve_only(server: FastAPI, routers: Sequence[APIRouter], rows: Iterable[Row
         for method in sorted(route.methods or ()):
             _check(route, method, table.get((method, route.path)))
     known = {f"{method} {path}" for method, path in table} | REPLACED
-    for name in sorted(set(_names(server.router.routes))):
+    for name in sorted(upstream.names_of_routes(server)):
         if name not in known:
             logger.warning("MONAI Label's route %s is not known and stays closed", name)
-    server.router.routes[:] = ours
+    upstream.serve(server, ours)
 
 
 def _address(path: str) -> str:
@@ -228,28 +228,15 @@ def _check(route: APIRoute, method: str, row: Row | None) -> None:
 
 def role_of(route: APIRoute) -> Role:
     """The role that a route asks for."""
-    asked = [one.call.roles for one in route.dependant.dependencies if isinstance(one.call, RBAC)]
+    asked = upstream.roles_of(route)
     return Role(asked[0]) if asked else Role.ANYBODY
 
 
 def body_of(route: APIRoute) -> Body:
     """What the requests of a route bring."""
-    kinds = [type(field.field_info) for field in route.dependant.body_params]
-    kinds += [type(field.field_info) for one in route.dependant.dependencies for field in one.body_params]
+    kinds = upstream.parts_of_body(route)
     if not kinds:
         return Body.NONE
     if any(issubclass(kind, params.File) for kind in kinds):
         return Body.FILE
     return Body.FORM if any(issubclass(kind, params.Form) for kind in kinds) else Body.JSON
-
-
-def _names(routes: Iterable[BaseRoute]) -> Iterator[str]:
-    """Method and path of all routes, those of included routers and mounts too."""
-    for route in routes:
-        if hasattr(route, "effective_candidates"):  # a router that FastAPI has included
-            yield from _names(route.effective_candidates())
-            continue
-        path = getattr(route, "path", "") or getattr(route, "path_format", "")
-        methods = getattr(route, "methods", None)
-        for method in sorted(methods) if methods else ["MOUNT"]:
-            yield f"{method} {path}"

@@ -18,8 +18,9 @@ from fastapi import HTTPException
 from jwt.exceptions import InvalidAudienceError, InvalidIssuerError, InvalidTokenError
 from jwt.types import Options
 from monailabel.config import settings
-from monailabel.endpoints.user import auth
+from monailabel.endpoints.user.auth import User
 
+from apps import upstream
 from tasks.common.files import LONGEST_NAME
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
@@ -114,10 +115,10 @@ def accept_tokens() -> None:
     MONAI Label 0.8.5 calls ``jwt.decode`` without ``algorithms``; PyJWT 2, which it asks for, refuses every token
     then. It does not look for whom a token was made, needs no expiry, and fails on claims of other types.
     """
-    auth.from_token = user_of
+    upstream.ask_about_tokens(user_of)
 
 
-def user_of(token: str) -> auth.User:
+def user_of(token: str) -> User:
     """Whom a token names.
 
     Raises:
@@ -126,7 +127,7 @@ def user_of(token: str) -> auth.User:
         RealmError: the realm has not been asked for its key.
     """
     if not settings.MONAI_LABEL_AUTH_ENABLE:
-        return auth.DEFAULT_USER
+        return upstream.nobody_in_particular()
     claims = _claims(token, KEY.kept())
     name = claims.get(settings.MONAI_LABEL_AUTH_TOKEN_USERNAME)
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
@@ -140,7 +141,7 @@ def user_of(token: str) -> auth.User:
         value if isinstance(value := claims.get(claim), str) else None
         for claim in (settings.MONAI_LABEL_AUTH_TOKEN_EMAIL, settings.MONAI_LABEL_AUTH_TOKEN_NAME)
     )
-    return auth.User(username=name, email=email, name=full_name, roles=roles)
+    return User(username=name, email=email, name=full_name, roles=roles)
 
 
 def _unusable(claim: str, what: str) -> HTTPException:

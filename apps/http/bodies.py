@@ -19,11 +19,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apps.auth.access import TABLE, Body, Row, body_of
 from apps.http.lanes import GONE
+from apps.upstream import pattern_of_path
 from tasks.common.strict_json import LARGEST, JSONError, parse_json
 
 MOST_FIELDS = 16
@@ -47,7 +47,7 @@ class StrictBodies:
     def __init__(self, app: ASGIApp, rows: Iterable[Row] = ()) -> None:
         self.app = app
         self._large = [
-            (row.method, compile_path(settings.MONAI_LABEL_API_STR + row.path)[0])
+            (row.method, pattern_of_path(settings.MONAI_LABEL_API_STR + row.path))
             for row in (*TABLE, *rows)
             if row.body in _LARGE
         ]

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 from fastapi import APIRouter, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import JSONResponse, Response
 from monailabel.config import settings
-from monailabel.endpoints.infer import ResultType
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import get_mime_type
@@ -25,6 +24,7 @@ from apps.http.bodies import FormRoute
 from apps.http.lanes import INFERENCES
 from apps.http.transfers import Download, save
 from apps.http.words import without_paths
+from apps.upstream import InferenceOutput
 from tasks.common.strict_json import parse_object, sendable
 from tasks.datastore.folder import ORIGINAL
 from tasks.jobs.options import inference_options
@@ -58,7 +58,7 @@ class Inference:
     options: Mapping[str, Any]
     file: UploadFile | None
     label: UploadFile | None
-    output: ResultType | None
+    output: InferenceOutput | None
 
     def answer(self) -> Response:
         """Run it; all files are gone when it returns but that of the result, which has no name any longer.
@@ -86,7 +86,7 @@ class Inference:
     def _reply(self, result: Mapping[str, Any]) -> Response:
         about = _without_paths(sendable(result.get("params") or {}))
         file = result.get("file") or result.get("label")
-        if self.output is ResultType.json or (not file and self.output is not ResultType.image):
+        if self.output is InferenceOutput.json or (not file and self.output is not InferenceOutput.image):
             return JSONResponse(about)
         if not file:
             raise HTTPException(status_code=400, detail=f"output: {self.model} has no image as its result")
@@ -98,7 +98,7 @@ class Inference:
             path.unlink()
         name, kind = path.name, get_mime_type(str(path))
         size = os.fstat(content.fileno()).st_size
-        if self.output is ResultType.image:
+        if self.output is InferenceOutput.image:
             return Download(content, size, kind, {"Content-Disposition": f'attachment; filename="{name}"'})
         fields = {"params": (None, json.dumps(about), "application/json"), "image": (name, content, kind)}
         encoder = MultipartEncoder(fields=fields)
@@ -137,13 +137,13 @@ async def run_inference(
     params: str = Form("{}"),
     file: UploadFile = File(None),  # noqa: B008
     label: UploadFile = File(None),  # noqa: B008
-    output: ResultType | None = None,
+    output: InferenceOutput | None = None,
     user: User = READER,
 ) -> Any:
     """Run a model on an image of the datastore, of a session, or on one that comes with the request."""
     if not (file or image or session_id):
         raise HTTPException(status_code=400, detail="say which image: image, session_id or file")
-    if output == ResultType.dicom_seg:
+    if output == InferenceOutput.dicom_seg:
         raise HTTPException(status_code=400, detail="output must be image, json or all")
     options = _inference(model, parse_object(params, "params"))
     asked = Inference(model, image, session_id, options, file, label, output)

@@ -15,11 +15,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, HTTPException, Query, Request, UploadFile
 from monailabel.config import settings
-from monailabel.endpoints import datastore
 from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import file_checksum
 
+from apps import upstream
 from apps.auth.readers import ADMIN, ANNOTATOR, READER, REMOVER, check_names, client_of
 from apps.http.bodies import FormRoute
 from apps.http.transfers import Download, ending_of, saved
@@ -31,9 +31,9 @@ router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, route_class=FormRoute)
 
 
 @router.get("/datastore/", tags=["Datastore"])
-def contents(output: datastore.ResultType | None = None, user: User = READER) -> Any:
+def contents(output: upstream.Listing | None = None, user: User = READER) -> Any:
     """Counts, the list of labelled images, or everything."""
-    return datastore.datastore(output)
+    return upstream.contents(output)
 
 
 @router.put("/datastore/label", tags=["Datastore"])
@@ -114,7 +114,7 @@ def _removing(user: User, request: Request) -> Iterator[None]:
 @router.get("/datastore/image", tags=["Datastore"])
 def download_image(image: str, user: User = READER) -> Any:
     """An image's file."""
-    return datastore.download_image(image)
+    return upstream.download_image(image)
 
 
 @router.head("/datastore/image", tags=["Datastore"])
@@ -123,7 +123,7 @@ def check_image(image: str, check_sum: str | None = None, user: User = READER) -
     algorithm = (check_sum or "").split(":")[0] if ":" in (check_sum or "") else "SHA256"
     if algorithm not in ("SHA256", "SHA512", "MD5"):
         raise HTTPException(status_code=400, detail="check_sum must start with SHA256:, SHA512: or MD5:")
-    found = datastore.download_image(image, check_only=True)
+    found = upstream.download_image(image, check_only=True)
     if check_sum and check_sum.rpartition(":")[2].lower() != _digest(image, algorithm):
         raise HTTPException(status_code=404, detail="the image has another checksum")
     return found
@@ -140,13 +140,13 @@ def _digest(image: str, algorithm: str) -> str:
 @router.get("/datastore/label", tags=["Datastore"])
 def download_label(label: str, tag: str, user: User = READER) -> Any:
     """A label's file."""
-    return datastore.download_label(label, tag)
+    return upstream.download_label(label, tag)
 
 
 @router.head("/datastore/label", tags=["Datastore"])
 def check_label(image: str, tag: str, user: User = READER) -> Any:
     """Whether there is a label."""
-    return datastore.download_label(image, tag, check_only=True)
+    return upstream.download_label(image, tag, check_only=True)
 
 
 @router.put("/datastore/image/info", tags=["Datastore"])
@@ -166,13 +166,13 @@ def update_label_info(label: str, tag: str, info: str = Form("{}"), user: User =
 @router.get("/datastore/image/info", tags=["Datastore"])
 def image_info(image: str, user: User = READER) -> dict[str, Any]:
     """What is kept with an image."""
-    return dict(datastore.get_image_info(image))
+    return upstream.image_info(image)
 
 
 @router.get("/datastore/label/info", tags=["Datastore"])
 def label_info(label: str, tag: str, user: User = READER) -> dict[str, Any]:
     """What is kept with a label."""
-    return dict(datastore.get_label_info(label, tag))
+    return upstream.label_info(label, tag)
 
 
 @router.put("/datastore/updatelabelinfo", include_in_schema=False)

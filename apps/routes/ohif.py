@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated
 
-import monailabel.endpoints.ohif
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, Response
 from monailabel.config import settings
@@ -19,13 +18,13 @@ from monailabel.utils.others.generic import get_mime_type
 from pydantic import BaseModel, Field
 
 from apps.auth.readers import READER
+from apps.upstream import OHIF as SHIPPED
 from apps.web.headers import viewer_policy
 
 logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
 
-SHIPPED = Path(monailabel.endpoints.ohif.__file__).parent / "static" / "ohif"
 CONFIG = "app-config.js"
 PAGE = "index.html"
 NOT_KEPT = {"Cache-Control": "no-cache"}

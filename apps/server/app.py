@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from apps.routes.inference import BROUGHT
 from apps.server.options import ConfigurationError, Options, refuse
 from apps.server.protection import listens_on, protect, warn_if_open
 from apps.server.start import check_settings, check_studies, say_what_is_lost
+from apps.upstream import application
 from strategies.catalogue import QueryStrategy, offered
 from strategies.next_sample import NextSample
 from tasks.common.files import reason
@@ -240,6 +241,10 @@ class ActiveLearningApp:
         """All trainers."""
         return list(self._trainers.values())
 
+    def inferers(self) -> Mapping[str, Any]:
+        """Name -> inference."""
+        return self._infers
+
     def usable_models(self) -> list[str]:
         """Names of the models that inference can use now."""
         return [name for name, task in self._infers.items() if task.is_valid()]
@@ -402,10 +407,8 @@ class ActiveLearningApp:
         new_owner()  # the jobs are this server's
         self.registry.tidy()
         self.registry.problems()  # no request has to wait until the checkpoints are read
-        from monailabel.app import app as server
-
         routers = [*every.routers(), *self.routers]
-        protect(server, routers, self.access, self.options.max_upload_mb << 20, self._own_hosts())
+        protect(application(), routers, self.access, self.options.max_upload_mb << 20, self._own_hosts())
         warn_if_open(sys.argv[1:])
         super().on_init_complete()  # type: ignore[misc]
         if self._datastore.status()["total"] >= LARGE_POOL:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from typing_extensions import Self
 
 from apps.auth.origins import parse_host, parse_origin
+from apps.upstream import COMMAND, JOB, program
 from tasks.common.files import LONGEST_NAME, is_safe_tag, split_names
 from tasks.datastore.folder import HISTORY
 from tasks.dicom.series_filter import SeriesFilter
@@ -204,19 +205,9 @@ _CONVERT: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str, 
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list of names"}
 
 
-SERVER = "monailabel.main"
-"""Name of MONAI Label's command as a module."""
-
-
-def program() -> str:
-    """Name of the module that this process runs, empty for a script."""
-    main = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return "" if main is None else main.name
-
-
 def refuse(error: ConfigurationError) -> NoReturn:
     """Stop a starting server or job with one clear line; anywhere else, raise."""
-    if program() in (SERVER, "monailabel.interfaces.utils.app"):
+    if program() in (COMMAND, JOB):
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(2)
     raise error

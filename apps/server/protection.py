@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from monailabel.config import settings
 
+from apps import upstream
 from apps.auth.access import Row, serve_only
 from apps.auth.origins import OwnHosts, OwnPages
 from apps.auth.sign_in import SignedIn
@@ -39,9 +40,8 @@ def protect(
         hosts: whose requests are answered.
     """
     serve_only(server, routers, rows)
-    server.middleware_stack = None  # was built to tell the application that it starts; the first request builds ours
-    # MONAI Label's lets every website in.
-    server.user_middleware[:] = [kind for kind in server.user_middleware if kind.cls is not CORSMiddleware]  # type: ignore[comparison-overlap]
+    upstream.middleware_can_be_added(server)
+    upstream.remove_middleware(server, CORSMiddleware)  # lets every website in
     server.add_middleware(StrictBodies, rows=rows)
     server.add_middleware(UploadLimit, largest=largest_upload)
     if settings.MONAI_LABEL_AUTH_ENABLE:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from monailabel.config import settings
 
-from apps.server.options import SERVER, ConfigurationError, program
+from apps.server.options import ConfigurationError
+from apps.upstream import COMMAND, program
 from tasks.dicom.client import is_remote
 from tasks.store.store import Store
 
@@ -49,7 +50,7 @@ def check_studies(studies: str) -> None:
     try:
         if not folder.is_dir():
             raise ConfigurationError(f"studies {studies} is not a folder")
-        if program() == SERVER and folder.stat().st_mtime > _started() and not any(folder.iterdir()):
+        if program() == COMMAND and folder.stat().st_mtime > _started() and not any(folder.iterdir()):
             folder.rmdir()
             raise ConfigurationError(f"studies {studies}: there is no such folder; make it first, also an empty one")
     except (OSError, ValueError) as error:

@@ -43,7 +43,7 @@ class ClassificationOracle(Oracle):
         classes = list(app.options.labels)
         names = sorted(test)
         request = {"device": name_to_device("cuda"), "logging": "ERROR"}
-        results = [app._infers[COMMITTEE]({**request, "image": str(test[name])})[1] for name in names]
+        results = [app.inferers()[COMMITTEE]({**request, "image": str(test[name])})[1] for name in names]
         probs = torch.tensor([[result["probabilities"][label] for label in classes] for result in results])
         metrics = classification_metrics(probs, torch.tensor([classes.index(truth[name]) for name in names]))
         return {

@@ -757,8 +757,7 @@ class _Difference:
             (name, tag)
             for name, image in self._objects.items()
             for tag, label in image.labels.items()
-            if name not in labels.get(tag, {})
-            and not (folder.labels_folder / tag / folder._filename(name, label.ext)).exists()
+            if name not in labels.get(tag, {}) and not folder._label_file(name, tag, label.ext).exists()
         ]
         unknown = {
             (name, tag): ending

@@ -48,7 +48,7 @@ class SegmentationOracle(Oracle):
         labels = app.options.labels
         dice, hd95 = [], []
         for name, path in sorted(test.items()):
-            data = app._infers[SINGLE](
+            data = app.inferers()[SINGLE](
                 {"image": str(path), "device": name_to_device("cuda"), "skip_writer": True, "logging": "ERROR"}
             )[1]
             label = self.read_label(truth[name], len(labels) + 1, path)
