@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 APP ?= apps/volume_segmentation
 # Generated studies of the kind that the app takes.
-SAMPLES := $(or $(if $(findstring image_segmentation,$(APP)),sample_pictures),$(if $(findstring image_classification,$(APP)),sample_images),sample_studies)
+SAMPLES := sample_studies/$(notdir $(patsubst %/,%,$(APP)))
 STUDIES ?= $(SAMPLES)
 PORT ?= 8000
 CONF ?=
-DATA ?= sample_studies
+DATA ?= sample_studies/volume_segmentation
 OUT ?= runs/simulation
 SIMULATE ?=
 
@@ -33,7 +33,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.selection
 	$(BIN)/python -m benchmarks.scale --images 3000 --stock-images 3000 --requests-each 10 --pause 0 --strategies random,dropout_variance
 
-simulate: $(READY) $(if $(filter sample_studies,$(DATA)),sample_studies/.ready)
+simulate: $(READY) $(if $(filter sample_studies/%,$(DATA)),$(DATA)/.ready)
 	$(BIN)/python -m tasks.simulation "$(DATA)" --out "$(OUT)" $(SIMULATE)
 
 lint: $(READY)
@@ -42,17 +42,13 @@ lint: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) sample_studies sample_images sample_pictures runs
+	rm -rf $(VENV) sample_studies runs
 
 $(READY): requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-sample_studies/.ready: | $(READY)
-	$(BIN)/python -m tasks.phantoms sample_studies
-	touch $@
-
-sample_images/.ready sample_pictures/.ready: | $(READY)
-	$(BIN)/python -m tasks.phantoms $(@D) --slices
+sample_studies/%/.ready: | $(READY)
+	$(BIN)/python -m tasks.phantoms $(@D) --app $*
 	touch $@

@@ -173,7 +173,7 @@ def test_the_server_for_images_starts_by_the_command_of_the_readme(tmp_path):
         assert (answer["labels"], answer["datastore"]["total"]) == (["lesion"], 120)
         sample = requests.post(f"{url}/activelearning/ceal", timeout=60).json()
         assert (sample["strategy"], sample["reason"]) == ("ceal", "cold_start")
-        mask = ROOT / "sample_pictures" / "oracle" / f"{sample['id']}.png"
+        mask = ROOT / "sample_studies" / "image_segmentation" / "oracle" / f"{sample['id']}.png"
         with mask.open("rb") as file:
             answer = requests.put(
                 f"{url}/datastore/label", params={"image": sample["id"]}, files={"label": file}, timeout=60

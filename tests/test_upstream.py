@@ -118,7 +118,9 @@ def test_only_one_file_uses_private_names_of_others():
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and not _is_private_of_self(node):
-                private = node.attr.startswith("_") and not node.attr.startswith("__") and node.attr not in (own | {"_exit"})
+                private = (
+                    node.attr.startswith("_") and not node.attr.startswith("__") and node.attr not in {*own, "_exit"}
+                )
                 assert not private, f"{path}:{node.lineno} uses {node.attr}"
                 assert node.attr not in INSIDE_OF_THE_APPLICATION, f"{path}:{node.lineno} uses {node.attr}"
 

@@ -18,6 +18,7 @@ from rich.progress import track
 from scipy import ndimage
 
 from tasks.common.files import write_table
+from tasks.kinds import kinds
 from tasks.learning.groups import LABELS_TABLE
 
 SHAPE = (48, 56, 40)
@@ -146,12 +147,15 @@ def _ellipsoid(grid: np.ndarray, centre: np.ndarray | list[float], radii: np.nda
 def main(
     folder: Annotated[Path, typer.Argument(help="studies folder to write")],
     slices: Annotated[bool, typer.Option("--slices", help="slices with classes instead of volumes")] = False,
+    app: Annotated[str, typer.Option(help="what this app takes, instead of volumes")] = "",
     clusters: Annotated[int, typer.Option(min=1, help="different patients")] = 12,
     copies: Annotated[int, typer.Option(min=1, help="near-duplicates of each")] = 3,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Generate sample studies with true labels in the folder `oracle`."""
-    if slices:
+    if app and app not in kinds():
+        raise typer.BadParameter(f"unknown: {app}; known: {', '.join(kinds())}", param_hint="--app")
+    if slices or (app and kinds()[app].samples == "slices"):
         write_slices(folder, seed=seed)
     else:
         write_phantoms(folder, clusters, copies, seed)

@@ -9,8 +9,9 @@ from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
 
 from apps.server import start
-from apps.server.options import SERVER, ConfigurationError
+from apps.server.options import ConfigurationError
 from apps.server.start import check_settings, check_studies
+from apps.upstream import COMMAND
 from tasks.store.store import Store
 from tests.apps.test_volume_segmentation import make_app
 from tests.dicom import mr_series
@@ -22,7 +23,7 @@ from tests.tiny import label_image
 @pytest.fixture
 def started(monkeypatch):
     """This process is MONAI Label's command, and started a second ago."""
-    monkeypatch.setattr(start, "program", lambda: SERVER)
+    monkeypatch.setattr(start, "program", lambda: COMMAND)
     began = time.time() - 1
     monkeypatch.setattr(start, "_started", lambda: began)
     return began

@@ -2,10 +2,16 @@
 
 import nibabel
 import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
 
 from tasks.common.files import image_id, read_table
 from tasks.geometry.images import read_image
-from tasks.tools.phantoms import write_phantoms, write_slices
+from tasks.tools.phantoms import main, write_phantoms, write_slices
+
+command = typer.Typer()
+command.command()(main)
 
 
 def test_phantoms_have_tumours_come_in_near_duplicates_and_keep_labels_apart(tmp_path):
@@ -44,3 +50,17 @@ def test_slices_come_with_and_without_tumour_and_with_their_patients(tmp_path):
         brightest[row["label"]].append(np.percentile(image, 99))
     assert len(brightest["tumor"]) == len(brightest["no_tumor"]) == 12
     assert np.mean(brightest["tumor"]) > np.mean(brightest["no_tumor"])
+
+
+@pytest.mark.parametrize(("app", "ending"), [("volume_segmentation", ".nii.gz"), ("image_classification", ".png")])
+def test_the_samples_are_what_an_app_takes(app, ending, tmp_path):
+    result = CliRunner().invoke(command, [str(tmp_path / "studies"), "--app", app, "--clusters", "1", "--copies", "1"])
+    assert result.exit_code == 0, result.output
+    assert list((tmp_path / "studies").glob(f"*{ending}"))
+
+
+def test_an_app_that_is_not_known_is_refused_with_those_that_are(tmp_path):
+    result = CliRunner().invoke(command, [str(tmp_path / "studies"), "--app", "image_guessing"])
+    assert result.exit_code == 2
+    assert "image_segmentation" in result.output
+    assert not (tmp_path / "studies").exists()
