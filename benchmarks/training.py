@@ -15,8 +15,9 @@ import torch
 import typer
 from rich.console import Console
 
+from tasks.kinds import kinds
 from tasks.simulation.data_sets import read_pool, subset
-from tasks.simulation.play import FULL_DATA, ORACLES, Plan, simulate
+from tasks.simulation.play import FULL_DATA, Plan, simulate
 
 APP = "volume_segmentation"
 
@@ -30,7 +31,7 @@ def main(
 ) -> None:
     """Train once and print what came out."""
     logging.disable(logging.WARNING)
-    pool = subset(read_pool(data, ORACLES[APP]), labelled, 0, seed)
+    pool = subset(read_pool(data, kinds()[APP].oracle), labelled, 0, seed)
     plan = Plan(APP, labels, labelled, 1, 0, preset, {}, torch.get_num_threads())
     with tempfile.TemporaryDirectory() as folder:
         row = simulate(pool, plan, FULL_DATA, seed, Path(folder))[0]

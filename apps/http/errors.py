@@ -26,6 +26,7 @@ from apps.auth.sign_in import instead_of
 from apps.http.words import without_paths
 from tasks.common.files import ArchiveError, ImageError, LabelError, NotPutBackError
 from tasks.common.strict_json import JSONError
+from tasks.learning.checkpoints import ModelError
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +146,7 @@ HANDLERS: dict[type[Exception], Callable[..., Any]] = {
     ImageNotFoundException: _says(404),
     LabelNotFoundException: _says(404),
     MONAILabelException: _refused,
+    ModelError: _says(503),
     OperationalError: _database,
     TimeoutError: _too_slow,
     concurrent.futures.TimeoutError: _too_slow,  # another kind in Python 3.10

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 from fastapi import APIRouter, HTTPException
 from monailabel.config import settings
 from monailabel.interfaces.datastore import Datastore
@@ -41,6 +42,7 @@ from tasks.datastore.rules import FINAL
 from tasks.dicom.client import is_remote
 from tasks.geometry.sizes import LIMITS
 from tasks.jobs.queue import JOB_PROCESS, Job, JobQueue
+from tasks.learning.checkpoints import ModelError
 from tasks.learning.groups import DUPLICATES_TABLE, Grouping, read_grouping
 from tasks.learning.hyperparameters import default_preset
 from tasks.rounds.answers import Answers, Undone
@@ -370,16 +372,21 @@ class ActiveLearningApp:
         """Run inference.
 
         Raises:
-            HTTPException: 400 with the reason for an image that cannot be used or a model that is not there; 404 for an
-                image that is neither in the datastore nor uploaded.
+            HTTPException: 400 with the reason for an image or option that cannot be used or a model that is not there;
+                404 for an image that is neither in the datastore nor uploaded.
+            ModelError: the model cannot be used.
+            MemoryError: there is too little memory.
         """
         image = request.get("image")
         if image not in self._datastore and image != request.get(BROUGHT):
             raise HTTPException(status_code=404, detail=f"there is no image {image!r}")
         try:
             result: dict[str, Any] = super().infer(request, datastore)  # type: ignore[misc]
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(reason(error)) from error
         except (ValueError, RuntimeError) as error:
-            logger.exception("inference failed")
+            if isinstance(error, ModelError) or not (_is_of_the_request(error) or image == request.get(BROUGHT)):
+                raise
             raise HTTPException(status_code=400, detail=reason(error)) from error
         return result
 
@@ -449,3 +456,10 @@ class ActiveLearningApp:
             self.rounds.forget_plans()
         self._prepare_rounds()
         self.loop.wake()
+
+
+def _is_of_the_request(error: BaseException | None) -> bool:
+    """Whether an image or option that cannot be used is behind an error, such as MONAI's "applying transform ..."."""
+    while error is not None and not isinstance(error, ValueError):
+        error = error.__cause__
+    return error is not None

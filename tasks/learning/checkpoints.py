@@ -29,6 +29,10 @@ _ROWS = 50
 """Newest rows of a name that are looked at."""
 
 
+class ModelError(RuntimeError):
+    """A model that was published cannot be used: the fault is the server's, not that of who asks for it."""
+
+
 class Architecture(Protocol):
     """Everything needed to build a network again from a checkpoint."""
 
@@ -164,14 +168,27 @@ class ModelRegistry:
 
     def problems(self) -> dict[str, str]:
         """File name -> why it does not serve, for the newest checkpoint of every name where an older one must."""
+        return {path: problem for name in self.names for path, problem in self.problems_of(name).items()}
+
+    def problems_of(self, name: str) -> dict[str, str]:
+        """The same for the checkpoints of one name that are newer than the one that serves."""
         found = {}
-        for name in self.names:
-            for row in self._kept(name):
-                problem = self._problem(row)
-                if not problem:
-                    break
-                found[row.path] = problem
+        for row in self._kept(name):
+            problem = self._problem(row)
+            if not problem:
+                break
+            found[row.path] = problem
         return found
+
+    def give_up(self, row: Model, problem: str) -> None:
+        """Let a checkpoint serve no longer, until its file changes.
+
+        Args:
+            row: names it.
+            problem: why, as the rest of a sentence that begins with its name.
+        """
+        self._checks[row.path] = (fingerprint([self.folder / row.path]), problem)
+        self._problem(row)  # says so
 
     def path(self, name: str) -> Path | None:
         """File of the current checkpoint of a name, None if there is none."""

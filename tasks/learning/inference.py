@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +14,17 @@ from monai.transforms import Compose
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.basic_infer import BasicInferTask
 
-from tasks.learning.checkpoints import Checkpoint, ModelRegistry, read_checkpoint
+from tasks.common.files import reason
+from tasks.learning.checkpoints import Checkpoint, ModelError, ModelRegistry
+from tasks.store.tables import Model
 
 logger = logging.getLogger(__name__)
 
 RESULT_FOLDER = "result_folder"
 """Key of a request: folder for the file of the result; the system's temporary one if it is missing."""
 _LOADED = "loaded_model"
+_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
+"""What reading a file that is no checkpoint of ours, or only half of one, ends with."""
 
 
 class Committee(torch.nn.Module):
@@ -74,7 +78,7 @@ class CurrentModelInferTask(BasicInferTask):
         )
         self.name = name
         self.registry = registry
-        self._loaded: tuple[Path, str, LoadedModel] | None = None
+        self._loaded: tuple[str, str, LoadedModel] | None = None
 
     @abstractmethod
     def preprocessing(self, checkpoint: Checkpoint) -> Compose:
@@ -97,19 +101,39 @@ class CurrentModelInferTask(BasicInferTask):
         return self.current(data).network
 
     def current(self, data: dict[str, Any] | None) -> LoadedModel:
-        """The current model; once a request has begun, the one it began with."""
+        """The current model; once a request has begun, the one it began with.
+
+        Raises:
+            ValueError: none has been published yet.
+            ModelError: none of those that were published can be used.
+        """
         request = {} if data is None else data
         if _LOADED in request:
             loaded: LoadedModel = request[_LOADED]
             return loaded
-        path = self.registry.path(self.name)
-        if path is None:
-            raise ValueError(f"there is no trained model {self.name!r} yet")
         device = str(request.get("device", "cpu"))
-        if self._loaded is None or self._loaded[:2] != (path, device):
-            checkpoint = read_checkpoint(path, self.registry.architecture)
-            network = Committee(checkpoint.networks(device)).eval()
-            self._loaded = (path, device, LoadedModel(checkpoint, network, self.preprocessing(checkpoint)))
-            logger.info("loaded %s", path.name)
-        request[_LOADED] = self._loaded[2]
-        return self._loaded[2]
+        while (row := self.registry.current(self.name)) is not None:
+            if self._loaded is None or self._loaded[:2] != (row.path, device):
+                try:
+                    self._loaded = (row.path, device, self._load(row, device))
+                except torch.OutOfMemoryError:
+                    raise
+                except _UNREADABLE as error:
+                    self.registry.give_up(row, f"cannot be used: {_words(error)}")
+                    continue
+                logger.info("loaded %s", row.path)
+            request[_LOADED] = self._loaded[2]
+            return self._loaded[2]
+        if problems := self.registry.problems_of(self.name):
+            words = "; ".join(f"{path} {problem}" for path, problem in problems.items())
+            raise ModelError(f"no model {self.name!r} can be used: {words}")
+        raise ValueError(f"there is no trained model {self.name!r} yet")
+
+    def _load(self, row: Model, device: str) -> LoadedModel:
+        checkpoint = self.registry.read(row)
+        network = Committee(checkpoint.networks(device)).eval()
+        return LoadedModel(checkpoint, network, self.preprocessing(checkpoint))
+
+
+def _words(error: Exception) -> str:
+    return f"it lacks {error}" if isinstance(error, KeyError) else reason(error)

@@ -202,3 +202,12 @@ def test_a_checkpoint_cannot_carry_code(tmp_path):
     torch.save({"architecture": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(pickle.UnpicklingError):
         read_checkpoint(tmp_path / "evil.pt", Architecture)
+
+
+def test_a_checkpoint_that_is_given_up_is_told_and_is_looked_at_again_when_it_changes(registry):
+    old, new = (registry.publish(SINGLE, checkpoint(seed), 1, {}) for seed in (0, 1))
+    registry.give_up(registry.current(SINGLE), "cannot be used: it has no members")
+    assert registry.problems() == {f"{SINGLE}-{new}.pt": "cannot be used: it has no members"}
+    assert registry.current(SINGLE).version == old
+    os.utime(registry.folder / f"{SINGLE}-{new}.pt", ns=(1, 1))
+    assert (registry.current(SINGLE).version, registry.problems()) == (new, {})
