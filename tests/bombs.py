@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -43,6 +44,22 @@ def nrrd(sizes: tuple[int, ...], zeros: int = 64, encoding: str = "gzip", more: 
         f"encoding: {encoding}\nendian: little\n{more}\n"
     )
     return header.encode() + (deflated(b"", zeros) if encoding == "gzip" else bytes(zeros))
+
+
+def zip_of(*members: tuple[str, int]) -> bytes:
+    """A ZIP file of members that are zeros.
+
+    Args:
+        *members: name and bytes.
+    """
+    buffer = io.BytesIO()
+    block = bytes(1 << 20)
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, size in members:
+            with packed.open(name, "w", force_zip64=True) as member:
+                for length in [len(block)] * (size // len(block)) + [size % len(block)]:
+                    member.write(block[:length])
+    return buffer.getvalue()
 
 
 def png(columns: int, rows: int, whole: bool = True, extra: bytes = b"") -> bytes:

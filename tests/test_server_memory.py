@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -66,6 +67,29 @@ def pixels(name: str, *answers: int) -> Bomb:
     return Bomb(f"pixels {name}", send, answers)
 
 
+def body(name: str, method: str, path: str, *answers: int, in_pieces: bool = False, **request: Any) -> Bomb:
+    """Any request; a server that hangs up before all was sent has answered, too."""
+
+    def send(url: str) -> requests.Response:
+        options = dict(request)
+        if in_pieces:
+            content = options["data"]
+            options["data"] = iter([content[start : start + (1 << 16)] for start in range(0, len(content), 1 << 16)])
+        try:
+            return requests.request(method, url + path, timeout=120, **options)
+        except requests.ConnectionError:
+            hung_up = requests.Response()
+            hung_up.status_code = answers[0]
+            return hung_up
+
+    return Bomb(f"body {name}", send, answers)
+
+
+def temporary_files(server: Server) -> list[Path]:
+    folder = Path(server.studies) / "active_learning" / "tmp"
+    return [file for process in folder.iterdir() if process.is_dir() for file in process.rglob("*")]
+
+
 def explode(server: Server, table: list[Bomb]) -> None:
     """Send each bomb alone and eight times at once; the next request is answered, and the memory comes back."""
     ordinary = requests.get(f"{server.url}/datastore/", timeout=60).json()
@@ -79,6 +103,7 @@ def explode(server: Server, table: list[Bomb]) -> None:
             assert {answer.status_code for answer in together} <= {*bomb.answers, 503}, bomb
             assert requests.get(f"{server.url}/datastore/", timeout=60).json() == ordinary, bomb
     wait_for(lambda: server.memory() < idle + NEAR, 30, lambda: f"{(server.memory() - idle) >> 20} MB stay")
+    wait_for(lambda: not temporary_files(server), 30, lambda: f"{temporary_files(server)} stay")
 
 
 def volumes_folder(folder: Path) -> Path:
@@ -120,6 +145,45 @@ def test_no_volume_takes_the_server_s_memory(tmp_path):
         image("channels.nii.gz", bombs.nifti((64, 64, 64, 30_000), zeros=GIGABYTE)),
     ]
     with Server(volumes_folder(tmp_path / "studies"), tmp_path, auto_train="false") as server:
+        explode(server, table)
+        assert label("label.nii", small_label()).send(server.url).status_code == 200
+
+
+@pytest.mark.e2e
+def test_no_body_and_no_archive_takes_the_server_s_memory(tmp_path):
+    """JSON, forms and ZIP files that are large, deep, or many in one."""
+    brackets = b"[" * (60 << 20)
+    deep = b"[" * (1 << 19) + b"]" * ((1 << 19) - 1)
+    digits = b'{"client_id": ' + b"1" * 1_000_000 + b"}"
+    text = json.dumps({"client_id": "x" * 1_000_000}).encode()
+    as_json = {"Content-Type": "application/json"}
+    boundary = {"Content-Type": "multipart/form-data; boundary=x"}
+    fields = b"".join(b'--x\r\nContent-Disposition: form-data; name="f%d"\r\n\r\n1\r\n' % n for n in range(300_000))
+    named = b'--x\r\nContent-Disposition: form-data; name="' + b"n" * (60 << 20) + b'"\r\n\r\n1\r\n--x--\r\n'
+    file = {"label": ("label.nii", small_label())}
+    sessions = "/session/?uncompress=true"
+    table = [
+        body("brackets", "POST", "/activelearning/random", 413, data=brackets, headers=as_json),
+        body("brackets in pieces", "POST", "/al/skip", 413, in_pieces=True, data=brackets, headers=as_json),
+        body("brackets of no kind", "POST", "/train/segmentation", 413, data=brackets),
+        body("nesting", "POST", "/activelearning/random", 400, data=deep, headers=as_json),
+        body("digits", "POST", "/activelearning/random", 400, data=digits, headers=as_json),
+        body("name", "POST", "/activelearning/random", 400, data=text, headers=as_json),
+        body("form", "PUT", "/datastore/label/info?label=image0&tag=final", 413, data={"info": brackets}),
+        body("field", "PUT", "/datastore/label?image=image0", 400, data={"params": brackets}, files=file),
+        body("fields", "PUT", "/datastore/label?image=image0", 400, data=fields + b"--x--\r\n", headers=boundary),
+        body("name of a field", "PUT", "/datastore/label?image=image0", 400, data=named, headers=boundary),
+        body("zeros", "PUT", sessions, 400, files={"files": ("a.zip", bombs.zip_of(("a.nii", 3 * GIGABYTE)))}),
+        body(
+            "members",
+            "PUT",
+            sessions,
+            400,
+            files={"files": ("a.zip", bombs.zip_of(*((f"{n}", 0) for n in range(100_000))))},
+        ),
+        body("large file", "PUT", "/session/", 413, files={"files": ("a.nii", bytes(200 << 20))}),
+    ]
+    with Server(volumes_folder(tmp_path / "studies"), tmp_path, auto_train="false", max_upload_mb="100") as server:
         explode(server, table)
         assert label("label.nii", small_label()).send(server.url).status_code == 200
 

@@ -121,6 +121,7 @@ class MembersTrainTask(BasicTrainTask):
         self._default_members = members
         self._items: list[dict[str, Any]] = []
         self._extra: list[dict[str, Any]] = []
+        self._left_out: dict[str, str] = {}
         self._start: Checkpoint | None = None
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
@@ -173,11 +174,11 @@ class MembersTrainTask(BasicTrainTask):
     def _train(
         self, request: dict[str, Any], datastore: Datastore, preset: Any, members: int, seed: int, run: Training
     ) -> dict[str, Any]:
-        self._items = []
+        self._items, self._left_out = [], {}
         self._begin(preset, members, run)
         shutil.rmtree(self._labels_folder, ignore_errors=True)
         self._items, self._extra = self.gather(datastore, preset, seed)
-        self._items, run.left_out = self._checked(self._items)
+        self._items = self._checked(self._items)
         self._start = self._continued(request, preset)
         if self._start is not None:
             preset = self.continuing(preset)
@@ -191,6 +192,7 @@ class MembersTrainTask(BasicTrainTask):
             preprocessing=self.inference_settings(preset),
             labels=self.label_names,
         )
+        run.left_out = dict(self._left_out)
         stats = self.stats()
         extra = self.additional_stats(preset)
         metrics = {"best_metric": stats.get("best_metric"), "labels": len(self.label_names), **extra}
@@ -238,7 +240,7 @@ class MembersTrainTask(BasicTrainTask):
             parameters = self.member_parameters(preset, member)
             options = {**request, **parameters.as_dict(), **common, "member": member, _TRAIN_KEY: parameters}
             try:
-                states.append(self._train_member({**options, "failed_members": dict(failed)}, datastore))
+                states.append(self._train_what_is_there({**options, "failed_members": dict(failed)}, datastore))
             except TrainingError:
                 raise
             except Exception as error:
@@ -251,6 +253,21 @@ class MembersTrainTask(BasicTrainTask):
     def stats(self) -> dict[str, Any]:
         """What the newest training has written; empty before the first, and if it cannot be read."""
         return read_own_json(Path(self._stats_path))
+
+    def _train_what_is_there(self, options: dict[str, Any], datastore: Datastore) -> dict[str, torch.Tensor]:
+        """Train a member; if files of an image are removed meanwhile, begin again without that image."""
+        while True:
+            try:
+                return self._train_member(options, datastore)
+            except Exception:  # whatever the reader, the loader, or a process of several GPUs makes of a missing file
+                removed = {str(item["id"]): gone for item in (*self._items, *self._extra) if (gone := self._gone(item))}
+                if not removed:
+                    raise
+                for name, gone in removed.items():
+                    self._leave_out(name, gone)
+                self._items = [item for item in self._items if str(item["id"]) not in removed]
+                self._extra = [item for item in self._extra if str(item["id"]) not in removed]
+                _check_count(self._items)
 
     def _train_member(self, options: dict[str, Any], datastore: Datastore) -> dict[str, torch.Tensor]:
         super().__call__(options, datastore)
@@ -304,30 +321,39 @@ class MembersTrainTask(BasicTrainTask):
         if partial := sum(item["known"] < learnt for item in items):
             logger.info("%d of %d labels do not tell of %s", partial, len(items), ", ".join(self.label_names[1:]))
 
-    def _checked(self, items: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
-        """The items that are there, with labels as they are now, and why others are left out, by image id.
+    def _checked(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The items that are there, with labels as they are now; others are left out.
 
         Raises:
             ImageError: an image or label that is there and cannot be used.
             TrainingError: too few are left, or together they cannot train anything.
         """
-        kept, left_out = [], {}
+        kept = []
         for item in items:
-            files = [Path(item["image"]), Path(item["label"])]
             try:
                 self.check_item(item)
                 self.keep_label(item)
-            except (ImageError, FileNotFoundError) as error:
-                gone = [file.name for file in files if not file.exists()]
-                if not gone:
+            except (ImageError, FileNotFoundError):
+                if not (gone := self._gone(item)):
                     raise
-                left_out[str(item["id"])] = f"{', '.join(gone)} was removed"
-                logger.warning("%s is left out: %s (%s)", item["id"], left_out[str(item["id"])], reason(error))
+                self._leave_out(str(item["id"]), gone)
             else:
                 kept.append(item)
         _check_count(kept)
         self.check_together(kept)
-        return kept, left_out
+        return kept
+
+    def files(self, item: Mapping[str, Any]) -> list[Path]:
+        """The files that are read for an item."""
+        return [Path(item["image"]), *([Path(item["label"])] if isinstance(item["label"], str) else [])]
+
+    def _gone(self, item: Mapping[str, Any]) -> str:
+        """Names of the files of an item that are not there, empty if all are."""
+        return ", ".join(file.name for file in self.files(item) if not file.exists())
+
+    def _leave_out(self, image_id: str, gone: str) -> None:
+        self._left_out[image_id] = f"{gone} was removed"
+        logger.warning("%s is left out: %s", image_id, self._left_out[image_id])
 
     @property
     def _labels_folder(self) -> Path:

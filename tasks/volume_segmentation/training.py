@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from monai.losses import DiceCELoss
@@ -14,7 +15,7 @@ from monai.transforms import (
 from monailabel.tasks.train.basic_train import Context
 
 from tasks.common.files import ImageError
-from tasks.geometry.volumes import preprocessing, read_label, read_volume
+from tasks.geometry.volumes import channel_files, preprocessing, read_label, read_volume
 from tasks.learning.checkpoints import ModelRegistry
 from tasks.learning.groups import Grouping
 from tasks.learning.training import parameters
@@ -60,6 +61,11 @@ class VolumeTrainTask(SegmentationTrainTask):
         image = read_volume(item["image"], self.channels)
         read_label(item["label"], len(self.label_names) + 1, like=image.shape[1:])
         item["channels"] = image.shape[0]
+
+    def files(self, item: Mapping[str, Any]) -> list[Path]:
+        """The image, its further channels, and the label."""
+        image, *label = super().files(item)
+        return [*channel_files(image, self.channels), *label]
 
     def check_together(self, items: Sequence[Mapping[str, Any]]) -> None:
         """All images must have the same channels."""

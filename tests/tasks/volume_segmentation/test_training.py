@@ -305,6 +305,45 @@ def test_labels_removed_in_the_middle_of_a_training_do_not_end_it(registry, data
     assert not (registry.folder / SINGLE / "labels").exists()
 
 
+@pytest.mark.parametrize("dataset", ["Dataset", "CacheDataset"])
+@pytest.mark.parametrize("removed", [("image3",), ("image1", "image4")])
+def test_images_removed_in_the_middle_of_a_training_are_left_out_and_named(
+    registry, datastore, monkeypatch, caplog, dataset, removed
+):
+    task = trainer(registry)
+    epochs = []
+    finished = MemberProgress._epoch
+
+    def remove_after_the_first(self, engine):
+        finished(self, engine)
+        if not epochs:
+            for image_id in removed:
+                datastore.remove_image(image_id)
+        epochs.append(engine.state.epoch)
+
+    monkeypatch.setattr(MemberProgress, "_epoch", remove_after_the_first)
+    stats = task({**QUICK, "dataset": dataset, "max_epochs": 6}, datastore)
+    if dataset == "CacheDataset":  # has read them all before
+        assert (stats["left_out"], epochs) == ({}, [1, 2, 3, 4, 5, 6])
+        return
+    assert stats["left_out"] == {image_id: f"{image_id}.nii.gz was removed" for image_id in removed}
+    assert (stats["epoch"], stats["labelled"]) == (6, 6 - len(removed))
+    assert registry.store.current_model(SINGLE).labelled_count == 6 - len(removed)
+    assert registry.store.trainings(SINGLE)[0].left_out == stats["left_out"]
+    assert "Traceback" not in caplog.text
+
+
+def test_an_error_that_is_not_of_a_missing_file_ends_a_training_as_before(registry, datastore, monkeypatch):
+    task = trainer(registry)
+
+    def fail(context):
+        raise RuntimeError("no such loss")
+
+    monkeypatch.setattr(task, "loss_function", fail)
+    with pytest.raises(RuntimeError, match="no such loss"):
+        task(dict(QUICK), datastore)
+
+
 def known_names(store, datastore, before: tuple[str, ...], after: tuple[str, ...], relabelled: int) -> None:
     """Label names were added after all but the first ``relabelled`` images had their label."""
     names = LabelNames(store)
