@@ -12,7 +12,6 @@ import re
 import threading
 from collections.abc import AsyncGenerator
 from functools import partial
-from urllib.parse import urlsplit
 
 import anyio
 import google.auth
@@ -30,7 +29,7 @@ from starlette.types import Receive, Scope, Send
 
 from apps.auth.readers import ANNOTATOR, READER
 from tasks.common.files import reason
-from tasks.dicom.client import CONNECT_SECONDS, credentials, is_remote
+from tasks.dicom.client import CONNECT_SECONDS, credentials, is_google, is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -202,9 +201,3 @@ def archive_url(service: str, path: str) -> str:
     kind = "wado" if service == "qido" and path.endswith("metadata") else service
     prefix = getattr(settings, _PREFIXES[kind]) or ""
     return "/".join(part.strip("/") for part in (settings.MONAI_LABEL_STUDIES, prefix, path) if part)
-
-
-def is_google(studies: str) -> bool:
-    """Whether an archive is Google's."""
-    name = urlsplit(studies).hostname or ""
-    return name == "googleapis.com" or name.endswith(".googleapis.com")

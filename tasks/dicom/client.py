@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from dicomweb_client.session_utils import create_session_from_gcp_credentials, create_session_from_user_pass
@@ -28,6 +29,12 @@ PAGE = 500
 """Series asked for at once."""
 SEG = "SEG"
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+def is_google(studies: str) -> bool:
+    """Whether an archive is Google's."""
+    name = urlsplit(studies).hostname or ""
+    return name == "googleapis.com" or name.endswith(".googleapis.com")
 
 
 def is_remote(studies: str) -> bool:
@@ -177,7 +184,7 @@ def credentials(settings: Settings) -> tuple[str, str] | None:
 def _session(url: str, settings: Settings) -> requests.Session:
     signed_in = credentials(settings)
     make: Callable[[], requests.Session] = requests.Session
-    if "googleapis.com" in url:
+    if is_google(url):
         make = create_session_from_gcp_credentials
     elif signed_in is not None:
         make = partial(create_session_from_user_pass, *signed_in)

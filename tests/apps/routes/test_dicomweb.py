@@ -344,21 +344,6 @@ def test_google_s_archive_is_asked_with_a_token_that_is_kept_until_it_expires(ar
         assert all("AnyIO worker" in name for name in account.threads)  # not the one with the event loop
 
 
-@pytest.mark.parametrize(
-    ("studies", "google"),
-    [
-        ("https://healthcare.googleapis.com/v1/projects/p/dicomWeb", True),
-        ("https://HEALTHCARE.googleapis.com/v1", True),
-        ("https://googleapis.com.evil.example/", False),
-        ("https://evilgoogleapis.com/", False),
-        ("https://archive.example/googleapis.com", False),
-        ("https://googleapis.com@archive.example/", False),
-    ],
-)
-def test_the_server_s_google_account_is_for_google_alone(studies, google):
-    assert proxy.is_google(studies) == google
-
-
 def test_without_an_archive_there_is_no_way_to_one(monkeypatch):
     monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", "/data/studies")
     with serving() as url:
