@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,8 +16,6 @@ from strategies.selection import CealSplit
 from tasks.rounds.scored_pool import Pools
 from tasks.store.store import Store, serving_version
 from tasks.store.tables import Round
-
-logger = logging.getLogger(__name__)
 
 SCORED = "scored"
 COLD_START = "cold_start"
@@ -137,11 +134,6 @@ class Planner:
         table = self.pools.table(session, version) if version and strategy.score else None
         if table is None or not table.scores or strategy.score in table.scores:
             return COLD_START
-        logger.warning(
-            "%s: the serving model %s gives no %s (there is no committee, or it was trained before the model beside "
-            "it): the order is random until there is one",
-            *(strategy.name, version, strategy.score),
-        )
         return SCORE_MISSING
 
 

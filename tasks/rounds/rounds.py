@@ -12,7 +12,7 @@ from sqlalchemy import orm
 
 from strategies.assignment import Assignment
 from strategies.catalogue import QueryStrategy
-from tasks.rounds.planning import Plan, Planner, Plans, has_round, next_number
+from tasks.rounds.planning import SCORE_MISSING, Plan, Planner, Plans, has_round, next_number
 from tasks.rounds.reconciliation import ImageState, Noted, reconcile, remaining_images
 from tasks.rounds.scored_pool import open_rounds, waiting
 from tasks.store.store import Store, serving_version
@@ -238,6 +238,12 @@ class Rounds:
             "round %d of %s: %d images, %s, model %s",
             *(plan.number, strategy.name, len(places), plan.reason, plan.model_version or "none"),
         )
+        if plan.reason == SCORE_MISSING:
+            logger.warning(
+                "%s: the serving model %s gives no %s (there is no committee, or it was trained before the model "
+                "beside it): the order is random until there is one",
+                *(strategy.name, plan.model_version, strategy.score),
+            )
         if plan.pseudo:
             logger.info("round %d of %s: the model labels %d images", plan.number, strategy.name, len(plan.pseudo))
         return True

@@ -253,6 +253,8 @@ def test_images_in_other_hands_count_as_annotated_for_what_should_be_unlike_them
 
 def test_a_strategy_whose_score_the_serving_models_do_not_give_says_so(store, pool, rounds, caplog):
     score(store, pool)
+    assert rounds.prepare(CATALOGUE["entropy_kl"])
+    assert "gives no" not in caplog.text  # nobody has asked for it yet
     given = rounds.next_image(CATALOGUE["entropy_kl"], "ann")
     assert (given.reason, given.score, given.model_version) == ("score_missing", None, "v1")
     assert "entropy_kl: the serving model v1 gives no entropy_kl" in caplog.text
