@@ -1,10 +1,10 @@
 """Kill -9, again and again, in the middle of labels, leases, undos, scores and publishing.
 
-``python -m tests.e2e.crashes FOLDER RUNS SEED``. Everything is imported once; each life is a fork that runs MONAI
-Label's server as ``monailabel start_server`` does, with threads that write scores into the store and publish models as
-jobs do. Annotators work over HTTP until the server is killed at a random moment, one time in five while it starts.
-After every start all that was ever acknowledged must be there, and what had no answer is sent again, as the grading
-page does. Prints what happened as JSON.
+``python -m tests.e2e.crashes FOLDER RUNS SEED UNDOS``; there are more kills until there were as many undos. Everything
+is imported once; each life is a fork that runs MONAI Label's server as ``monailabel start_server`` does, with threads
+that write scores into the store and publish models as jobs do. Annotators work over HTTP until the server is killed at
+a random moment, one time in five while it starts. After every start all that was ever acknowledged must be there, and
+what had no answer is sent again, as the grading page does. Prints what happened as JSON.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +51,7 @@ STRATEGIES = ("random", "first")
 VERSION = "0123456789ab"
 START_SECONDS = 30.0
 LONGEST_LIFE = 1.6
+LONGEST_LIFE_OF_UNDOS = 3.2
 MODEL = "spare"
 """A model that no scoring pass uses."""
 
@@ -169,15 +171,42 @@ class Undoer:
         self.pending = None
 
 
-def serve(studies: Path, port: int, scores: Path) -> None:
-    """One life of the server."""
+def prepare(studies: Path | str) -> None:
+    """Build the app as ``monailabel start_server`` does."""
     settings.MONAI_LABEL_APP_DIR, settings.MONAI_LABEL_STUDIES = str(APP), str(studies)
     settings.MONAI_LABEL_APP_CONF = {"labels": "tumor", "preset": "small", "auto_train": "false"}
     sys.argv[1:] = ["--host", "127.0.0.1"]
     app_instance()  # once: threads that ask for it at the same time would build several
+
+
+def listen(port: int) -> None:
+    """Answer requests until the end."""
+    uvicorn.run(monailabel.app.app, host="127.0.0.1", port=port, log_level="error")
+
+
+def forked(life: Callable[[], None]) -> int:
+    """A child that lives a life and nothing after it; its process id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            life()
+        finally:
+            os._exit(1)
+    return child
+
+
+def killed(child: int) -> None:
+    """kill -9; the child must not have ended before."""
+    os.kill(child, signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), "the server had ended by itself"
+
+
+def serve(studies: Path, port: int, scores: Path) -> None:
+    """One life of the server."""
+    prepare(studies)
     threading.Thread(target=score, args=(scores,), daemon=True).start()
     threading.Thread(target=publish, args=(scores.with_name("published"),), daemon=True).start()
-    uvicorn.run(monailabel.app.app, host="127.0.0.1", port=port, log_level="error")
+    listen(port)
 
 
 def score(file: Path) -> None:
@@ -314,12 +343,7 @@ def live(
 ) -> bool:
     """One start, a check, work, and a kill; whether the server was up before it."""
     port = free_port()
-    child = os.fork()
-    if child == 0:
-        try:
-            serve(studies, port, scores)
-        finally:
-            os._exit(1)
+    child = forked(lambda: serve(studies, port, scores))
     url, readers = f"http://127.0.0.1:{port}", []
     early = life % 5 == 4
     try:
@@ -331,36 +355,41 @@ def live(
                 others = [other for other in undoers if other is not undoer]
                 readers.append(threading.Thread(target=undoer.work, args=(url, others, lock, known.refused)))
                 readers[-1].start()
-            for place in range(READERS):
+            for place in range(READERS if life % 2 else 0):  # in every other life those who undo are by themselves
                 numbers = [1000 * (READERS * life + place) + step for step in range(1000)]
                 mine = [f"i{number}" for number in range(place, LABELLED, READERS)]
                 readers.append(threading.Thread(target=annotate, args=(url, known, f"ann{place}", numbers, mine)))
                 readers[-1].start()
         time.sleep(seconds)
     finally:
-        os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
+        killed(child)
         for reader in readers:
             reader.join()
-    assert os.WIFSIGNALED(status), "the server had ended by itself"
     assert not known.refused, known.refused
     return not early
 
 
-def main(folder: Path, runs: int, seed: int) -> None:
+def undone(undoers: list[Undoer]) -> int:
+    """Undos that were acknowledged."""
+    return sum(len(undoer.undone) for undoer in undoers)
+
+
+def main(folder: Path, runs: int, seed: int, undos: int) -> None:
     assert app_module.VolumeSegmentation  # imported here, so that the forks need not
     rng, known = random.Random(seed), Known()
     studies, scores = make_studies(folder / "studies"), folder / "scores"
     undoers = [Undoer(f"undoer{number}") for number in range(READERS)]
-    started = 0
-    for life in range(runs):
-        started += live(life, studies, scores, known, undoers, rng, rng.uniform(0.0, LONGEST_LIFE))
+    life = started = 0
+    while life < runs or (life < 2 * runs and undone(undoers) < undos):
+        longest = LONGEST_LIFE if life % 2 else LONGEST_LIFE_OF_UNDOS
+        started += live(life, studies, scores, known, undoers, rng, rng.uniform(0.0, longest))
+        life += 1
     live(5, studies, scores, known, undoers, rng, 0.0)  # looks at what the last kill has left
-    undos = sum(len(undoer.undone) for undoer in undoers)
-    counts = {"labels": known.labels, "leases": known.leases, "scores": acknowledged(scores), "undos": undos}
+    counts = {"labels": known.labels, "leases": known.leases, "scores": acknowledged(scores)}
+    counts["undos"] = undone(undoers)
     counts["models"] = acknowledged(scores.with_name("published"))
-    print(json.dumps({"kills": runs, "started": started, **counts}))
+    print(json.dumps({"kills": life, "started": started, **counts}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]))

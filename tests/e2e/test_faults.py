@@ -53,14 +53,25 @@ def serve(tmp_path):
 
 @pytest.mark.timeout(1000)
 def test_a_hundred_kills_lose_nothing_that_was_acknowledged_and_nobody_is_stuck(tmp_path):
-    command = [sys.executable, "-m", "tests.e2e.crashes", str(tmp_path / "crashes"), "100", "1"]
+    command = [sys.executable, "-m", "tests.e2e.crashes", str(tmp_path / "crashes"), "100", "1", "1000"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=950)
     assert result.returncode == 0, result.stderr[-3000:]
     summary = json.loads(result.stdout.strip().splitlines()[-1])
-    assert summary["kills"] == 100
+    assert summary["kills"] >= 100
     assert summary["started"] > 75
     assert min(summary["labels"], summary["leases"], summary["scores"]) > 200, summary
-    assert min(summary["undos"], summary["models"]) > 100, summary
+    assert summary["undos"] >= 1000, summary
+    assert summary["models"] > 100, summary
+
+
+@pytest.mark.timeout(600)
+def test_kills_while_labels_are_sent_to_an_archive_lose_none_and_send_none_twice(tmp_path):
+    command = [sys.executable, "-m", "tests.e2e.sending", str(tmp_path / "sending"), "40", "1"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=550)
+    assert result.returncode == 0, result.stderr[-3000:]
+    summary = json.loads(result.stdout.strip().splitlines()[-1])
+    assert (summary["kills"], summary["started"]) == (40, 32)
+    assert summary["segmentations"] > summary["labels"] // 2 > 50, summary
 
 
 def test_twenty_annotators_at_once_never_hold_the_same_image(serve):
