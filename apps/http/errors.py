@@ -25,6 +25,7 @@ from apps.auth.realm import CredentialsError, RealmError
 from apps.auth.sign_in import instead_of
 from apps.http.words import without_paths
 from tasks.common.files import ArchiveError, ImageError, LabelError, NotPutBackError
+from tasks.common.memory import lacks_memory
 from tasks.common.strict_json import JSONError
 from tasks.learning.checkpoints import ModelError
 
@@ -95,6 +96,13 @@ def _too_little_memory(_: Request, error: Exception) -> Response:
     return answer(503, "the server has too little memory for this now; try again later", **{"Retry-After": "60"})
 
 
+def _runtime(request: Request, error: Exception) -> Response:
+    """Torch's word for too little memory; whatever else it means is an error of ours."""
+    if lacks_memory(error):
+        return _too_little_memory(request, error)
+    raise error
+
+
 def _is_full(error: BaseException | None) -> bool:
     """Whether an error means that the disk is full."""
     if isinstance(error, OperationalError):
@@ -152,6 +160,7 @@ HANDLERS: dict[type[Exception], Callable[..., Any]] = {
     concurrent.futures.TimeoutError: _too_slow,  # another kind in Python 3.10
     OSError: _machine,
     MemoryError: _too_little_memory,
+    RuntimeError: _runtime,
     requests.RequestException: _realm_away,  # the archive's become ArchiveError
     HTTPException: _http,
 }

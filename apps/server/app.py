@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
 from fastapi import APIRouter, HTTPException
 from monailabel.config import settings
 from monailabel.interfaces.datastore import Datastore
@@ -36,6 +35,7 @@ from apps.upstream import application
 from strategies.catalogue import QueryStrategy, offered
 from strategies.next_sample import NextSample
 from tasks.common.files import reason
+from tasks.common.memory import lacks_memory
 from tasks.common.temporary import TEMPORARY, use_temporary_folder
 from tasks.datastore.folder import Changes, StudiesFolder, is_found, label_ref
 from tasks.datastore.rules import FINAL
@@ -375,17 +375,16 @@ class ActiveLearningApp:
             HTTPException: 400 with the reason for an image or option that cannot be used or a model that is not there;
                 404 for an image that is neither in the datastore nor uploaded.
             ModelError: the model cannot be used.
-            MemoryError: there is too little memory.
+            RuntimeError: the network fails, or there is too little memory.
         """
         image = request.get("image")
         if image not in self._datastore and image != request.get(BROUGHT):
             raise HTTPException(status_code=404, detail=f"there is no image {image!r}")
         try:
             result: dict[str, Any] = super().infer(request, datastore)  # type: ignore[misc]
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(reason(error)) from error
         except (ValueError, RuntimeError) as error:
-            if isinstance(error, ModelError) or not (_is_of_the_request(error) or image == request.get(BROUGHT)):
+            of_the_request = _is_of_the_request(error) or image == request.get(BROUGHT)
+            if isinstance(error, ModelError) or lacks_memory(error) or not of_the_request:
                 raise
             raise HTTPException(status_code=400, detail=reason(error)) from error
         return result

@@ -15,6 +15,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.basic_infer import BasicInferTask
 
 from tasks.common.files import reason
+from tasks.common.memory import lacks_memory
 from tasks.learning.checkpoints import Checkpoint, ModelError, ModelRegistry
 from tasks.store.tables import Model
 
@@ -116,9 +117,9 @@ class CurrentModelInferTask(BasicInferTask):
             if self._loaded is None or self._loaded[:2] != (row.path, device):
                 try:
                     self._loaded = (row.path, device, self._load(row, device))
-                except torch.OutOfMemoryError:
-                    raise
                 except _UNREADABLE as error:
+                    if lacks_memory(error):
+                        raise
                     self.registry.give_up(row, f"cannot be used: {_words(error)}")
                     continue
                 logger.info("loaded %s", row.path)

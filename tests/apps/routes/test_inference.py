@@ -70,11 +70,19 @@ def test_what_goes_wrong_in_the_network_is_not_the_request_s_fault(http, app, mo
         http.request(**infer(**JSON))
 
 
-def test_too_little_memory_of_a_graphics_card_is_said(http, app, monkeypatch):  # noqa: F811
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_is_said_whoever_lacks_it(http, app, monkeypatch, error):  # noqa: F811
     app.registry.publish(SINGLE, checkpoint(0), 1, {})
 
     def fail(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(SplitUNet, "forward", fail)
     answer = http.request(**infer(**JSON))
