@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from sqlalchemy import orm
 from tasks.store import revisions
 from tasks.store.database import PATIENCE_SECONDS, READ_ONLY, open_engine
 from tasks.store.tables import Base, Event, Image, Model, Record, Round, Scoring, Skip, Training, now
+from tasks.store.turns import Turns
 
 _CHUNK = 10_000
 """Values in one query."""
@@ -64,6 +65,8 @@ class Store:
         self.patience = patience
         try:
             self.engine = open_engine(_url(location), patience)
+            # Other databases have queues of their own.
+            self._turn = Turns(patience).turn if self.engine.dialect.name == "sqlite" else nullcontext
             self._reader = self.engine.execution_options(**READ_ONLY)
             _create_tables(self.engine)
             self.check_writable()
@@ -78,7 +81,7 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[orm.Session]:
         """One atomic transaction: committed at the end, rolled back on any exception."""
-        with orm.Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with self._turn(), orm.Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
@@ -93,7 +96,7 @@ class Store:
 
     def check_writable(self) -> None:
         """Raise :class:`sqlalchemy.exc.OperationalError` now where a transaction could not be written."""
-        with self.engine.begin() as connection:
+        with self._turn(), self.engine.begin() as connection:
             connection.execute(sa.delete(Skip).where(sa.false()))  # SQLite begins one in a read-only file, too
 
     def close(self) -> None:
