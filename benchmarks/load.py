@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -100,10 +101,8 @@ def load(server: Server, row: Row, label: bytes, seconds: float) -> Result:
 
     def ask(http: requests.Session, kind: str, method: str, path: str, **options: object) -> requests.Response | None:
         began, response = time.perf_counter(), None
-        try:
+        with suppress(requests.RequestException):
             response = http.request(method, server.url + path, timeout=120, **options)  # type: ignore[arg-type]
-        except requests.RequestException:
-            pass
         return response if note(kind, began, response) else None
 
     def annotate(name: str) -> None:
