@@ -51,7 +51,7 @@ STRATEGIES = ("random", "first")
 VERSION = "0123456789ab"
 START_SECONDS = 30.0
 LONGEST_LIFE = 1.6
-LONGEST_LIFE_OF_UNDOS = 3.2
+LONGEST_LIFE_OF_UNDOS = 7.0
 MODEL = "spare"
 """A model that no scoring pass uses."""
 
