@@ -2,6 +2,7 @@
 
 import uuid
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from tasks.datastore.folder import StudiesFolder
 from tasks.rounds.reconciliation import ImageState, Label
 from tasks.rounds.rounds import Rounds
+from tasks.store.store import Store
 from tasks.store.tables import Image
 
 QUICK = {
@@ -44,3 +46,8 @@ def take_label(
         rounds.note([ImageState(image_id, label=Label("the one before"))])
     label = Label(uuid.uuid4().hex, client_id or "", details or {}, stamp)
     return rounds.note([ImageState(image_id, label=label)]).annotators[image_id]
+
+
+def history_of(store: Store) -> list[dict[str, Any]]:
+    """All rows of the history."""
+    return [dict(zip(store.history_columns, row, strict=True)) for part in store.history() for row in part]

@@ -25,6 +25,8 @@ _KEPT = 3
 """Checkpoints of a name."""
 _DIGITS = 16
 _ABANDONED_SECONDS = 3600.0
+_DAMAGED = ("is damaged", "cannot be")
+"""How problems begin that are nobody's wish."""
 _ROWS = 50
 """Newest rows of a name that are looked at."""
 
@@ -180,12 +182,17 @@ class ModelRegistry:
             found[row.path] = problem
         return found
 
+    def damaged(self, name: str) -> dict[str, str]:
+        """The same without those that were deleted or trained for other labels."""
+        problems = self.problems_of(name).items()
+        return {path: problem for path, problem in problems if problem.startswith(_DAMAGED)}
+
     def give_up(self, row: Model, problem: str) -> None:
         """Let a checkpoint serve no longer, until its file changes.
 
         Args:
             row: names it.
-            problem: why, as the rest of a sentence that begins with its name.
+            problem: why it "cannot be" used, as the rest of a sentence that begins with its name.
         """
         self._checks[row.path] = (fingerprint([self.folder / row.path]), problem)
         self._problem(row)  # says so

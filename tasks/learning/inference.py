@@ -105,8 +105,8 @@ class CurrentModelInferTask(BasicInferTask):
         """The current model; once a request has begun, the one it began with.
 
         Raises:
-            ValueError: none has been published yet.
-            ModelError: none of those that were published can be used.
+            ValueError: none has been published for these labels, or all were deleted.
+            ModelError: none can be used, and one at least is damaged.
         """
         request = {} if data is None else data
         if _LOADED in request:
@@ -125,8 +125,8 @@ class CurrentModelInferTask(BasicInferTask):
                 logger.info("loaded %s", row.path)
             request[_LOADED] = self._loaded[2]
             return self._loaded[2]
-        if problems := self.registry.problems_of(self.name):
-            words = "; ".join(f"{path} {problem}" for path, problem in problems.items())
+        if damaged := self.registry.damaged(self.name):
+            words = "; ".join(f"{path} {problem}" for path, problem in damaged.items())
             raise ModelError(f"no model {self.name!r} can be used: {words}")
         raise ValueError(f"there is no trained model {self.name!r} yet")
 

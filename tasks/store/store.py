@@ -161,26 +161,29 @@ class Store:
 
     history_columns = ("at", "event", "image_id", "client_id", "strategy", "round", "model_version", "details")
 
-    def history(self) -> Iterator[dict[str, Any]]:
-        """Everything annotators did, oldest first, by :attr:`history_columns`; ``details`` is JSON."""
-        query = (
-            sa.select(Event, Round)
-            .join(Round, Round.id == Event.round_id, isouter=True)
-            .order_by(Event.id)
-            .execution_options(yield_per=1000)
-        )
-        with self.reading() as session:
-            for event, row in session.execute(query):
-                yield {
-                    "at": f"{event.at.isoformat()}Z",
-                    "event": event.event,
-                    "image_id": event.image_id,
-                    "client_id": event.client_id,
-                    "strategy": row.strategy if row else "",
-                    "round": row.number if row else "",
-                    "model_version": row.model_version if row else "",
-                    "details": json.dumps(event.details, sort_keys=True) if event.details else "",
-                }
+    def history(self) -> Iterator[list[tuple[Any, ...]]]:
+        """Everything annotators did, oldest first: some thousand rows at a time of :attr:`history_columns`.
+
+        No connection is held between two parts, however slowly they are taken. ``details`` is JSON.
+        """
+        columns = (Event.id, Event.at, Event.event, Event.image_id, Event.client_id)
+        of_round = (Round.strategy, Round.number, Round.model_version)
+        query = sa.select(*columns, *of_round, Event.details).join(Round, Round.id == Event.round_id, isouter=True)
+        last: int | None = 0
+        while last is not None:
+            part = query.where(Event.id > last).order_by(Event.id).limit(_CHUNK)
+            with self.reading() as session:
+                rows = session.execute(part).all()
+            last = rows[-1].id if rows else None
+            yield [
+                (
+                    f"{row.at.isoformat()}Z",
+                    *(row.event, row.image_id, row.client_id),
+                    *(row.strategy or "", "" if row.number is None else row.number, row.model_version or ""),
+                    json.dumps(row.details, sort_keys=True) if row.details else "",
+                )
+                for row in rows
+            ]
 
     # Records
 

@@ -21,7 +21,7 @@ from tasks.datastore import index
 from tasks.store.database import open_engine
 from tasks.store.tables import Lease
 from tests.server import APP
-from tests.tiny import write_volume
+from tests.tiny import history_of, write_volume
 
 SHAPE = (6, 5, 4)
 
@@ -78,7 +78,7 @@ def ask(http, client: str = "ann"):
 
 def lines(app, *kinds: str) -> list[tuple[str, str, str]]:
     kinds = kinds or ("labelled", "label_removed", "image_removed", "undone")
-    return [(r["event"], r["image_id"], r["client_id"]) for r in app.store.history() if r["event"] in kinds]
+    return [(r["event"], r["image_id"], r["client_id"]) for r in history_of(app.store) if r["event"] in kinds]
 
 
 def agree(app, folder) -> None:
@@ -171,14 +171,14 @@ def test_what_was_stored_when_the_server_was_killed_has_its_line_at_the_next_sta
             ("labelled", "image1", "bob"),
             ("labelled", "image2", ""),
         ]
-    details = {row["image_id"]: row["details"] for row in again.store.history() if row["event"] == "labelled"}
+    details = {row["image_id"]: row["details"] for row in history_of(again.store) if row["event"] == "labelled"}
     assert json.loads(details["image1"])["answer_id"] == "of bob"
     assert json.loads(details["image2"])["source"] == "the studies, not a viewer"
 
 
 def test_what_a_batch_inference_leaves_is_no_event(http, app, folder):
     assert put(http, "image0").status_code == 200
-    before = [*app.store.history()]
+    before = [*history_of(app.store)]
     for number in range(3):
         shutil.copy(folder / "labels/final/image0.nii", folder / "labels/original" / f"image{number}.nii")
     app.datastore().refresh()
@@ -187,7 +187,7 @@ def test_what_a_batch_inference_leaves_is_no_event(http, app, folder):
     file.write_bytes(label())
     app.datastore().save_label("image0", str(file), "original", {})
     app.on_save_label("image0", "image0")
-    assert [*app.store.history()] == before
+    assert [*history_of(app.store)] == before
 
 
 def test_a_refresh_that_listed_the_files_before_a_removal_brings_nothing_back(http, app, folder, monkeypatch):

@@ -18,7 +18,7 @@ from strategies.catalogue import CATALOGUE
 from tasks.store.claims import Claims
 from tasks.store.tables import LabelSchema
 from tests.server import APP
-from tests.tiny import QUICK, write_volume
+from tests.tiny import QUICK, history_of, write_volume
 
 
 def make_app(studies: Path, monkeypatch, **conf: str):
@@ -233,9 +233,9 @@ def test_a_label_that_is_changed_by_hand_is_a_change(make, tmp_path, running):
     assert app.store.label_revision() == before
     shutil.copy(tmp_path / "oracle" / "image1.nii.gz", tmp_path / "studies" / "labels" / "final" / "image0.nii.gz")
     if running:
-        lines = len([*app.store.history()])
+        lines = len([*history_of(app.store)])
         app.datastore().refresh()
-        (line,) = [*app.store.history()][lines:]
+        (line,) = [*history_of(app.store)][lines:]
         assert (line["image_id"], line["client_id"]) == ("image0", "")
     else:
         make()

@@ -216,7 +216,7 @@ def score(file: Path) -> None:
     for number in range(acknowledged(file), 10**9):
         store.add_record(ImageRecord(f"s{number}", VERSION, "f", {"bald": 0.5}, {}, None))
         os.write(notes, b"\n")
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def publish(file: Path) -> None:
@@ -229,7 +229,7 @@ def publish(file: Path) -> None:
         weights = {name: torch.full_like(value, number) for name, value in state.items()}
         registry.publish(MODEL, Checkpoint(architecture, [weights], {"spacing": 0.0}, ["tumor"]), 2, {})
         os.write(notes, b"\n")
-        time.sleep(0.1)
+        time.sleep(0.3)
 
 
 def acknowledged(file: Path) -> int:
@@ -253,8 +253,8 @@ def wait_for_server(url: str, child: int) -> None:
 def check(url: str, known: Known, undoers: list[Undoer], studies: Path, scores: Path) -> None:
     """Everything acknowledged is there: the label itself, or one that was sent after it."""
     scored = acknowledged(scores)  # the next ones are on their way already
-    check_undoers(url, undoers)
     history = requests.get(f"{url}/al/history", timeout=30).text
+    check_undoers(url, undoers, history)
     for image, number in known.labelled.items():
         answer = requests.get(f"{url}/datastore/label", params={"label": image, "tag": "final"}, timeout=30)
         assert answer.status_code == 200, f"the label of {image} is gone"
@@ -279,9 +279,9 @@ def check(url: str, known: Known, undoers: list[Undoer], studies: Path, scores: 
     store.close()
 
 
-def check_undoers(url: str, undoers: list[Undoer]) -> None:
+def check_undoers(url: str, undoers: list[Undoer], history: str) -> None:
     """What is answered is labelled, and what was taken back is not, on the disk as in the history."""
-    rows = list(csv.DictReader(io.StringIO(requests.get(f"{url}/al/history", timeout=30).text)))
+    rows = list(csv.DictReader(io.StringIO(history)))
     events = Counter((row["event"], json.loads(row["details"] or "{}").get("answer_id")) for row in rows)
     events += Counter((row["event"], json.loads(row["details"] or "{}").get("undo_id")) for row in rows)
     assert not [row for row in rows if row["event"] in ("label_removed", "image_removed")]

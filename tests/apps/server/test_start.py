@@ -17,7 +17,7 @@ from tests.apps.test_volume_segmentation import make_app
 from tests.dicom import mr_series
 from tests.server import APP
 from tests.tasks.volume_segmentation.test_archive import FakeArchive, foreign
-from tests.tiny import label_image
+from tests.tiny import history_of, label_image
 
 
 @pytest.fixture
@@ -96,8 +96,8 @@ def test_a_lost_database_beside_labels_is_said_and_the_labels_have_their_lines_a
         file.unlink()
     app = make_app(tmp_path / "studies", monkeypatch)
     assert "is new or was emptied" in caplog.text
-    assert sorted(row["image_id"] for row in app.store.history()) == [f"image{number}" for number in range(6)]
-    assert {row["client_id"] for row in app.store.history()} == {"ann"}
+    assert sorted(row["image_id"] for row in history_of(app.store)) == [f"image{number}" for number in range(6)]
+    assert {row["client_id"] for row in history_of(app.store)} == {"ann"}
     app.store.close()
 
 
@@ -132,7 +132,7 @@ def test_a_segmentation_that_the_server_has_not_seen_does_not_stop_the_start(tmp
         app = build()
         assert app.store.image_ids(labelled=True) == [first]
         assert app.store.image_ids(labelled=False) == [second]
-        (row,) = app.store.history()
+        (row,) = history_of(app.store)
         assert (row["event"], row["image_id"], row["client_id"]) == ("labelled", first, "Eve")
         assert "the archive" in row["details"]
         app.store.close()

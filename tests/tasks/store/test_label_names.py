@@ -5,7 +5,7 @@ import pytest
 from strategies.catalogue import CATALOGUE
 from tasks.rounds.reconciliation import ImageState, Label
 from tasks.store.label_names import LabelNames, SchemaError
-from tests.tiny import take_label
+from tests.tiny import history_of, take_label
 
 FIRST = CATALOGUE["first"]
 
@@ -88,7 +88,7 @@ def test_they_are_given_out_again_until_they_have_a_new_label(names, store, pool
         take_label(rounds, given.image_id, "ann")
     assert set(pool[:2]) < set(served)
     assert names.not_annotated() == {}
-    assert [row["image_id"] for row in store.history() if row["event"] == "reopened"] == pool[:2]
+    assert [row["image_id"] for row in history_of(store) if row["event"] == "reopened"] == pool[:2]
 
 
 def test_a_reopened_image_whose_label_is_removed_or_changed_by_hand_is_reopened_no_more(names, store, rounds, pool):

@@ -15,7 +15,7 @@ from tasks.store.retention import CHUNK, Retention, delete_history
 from tasks.store.store import ImageRecord
 from tasks.store.tables import Event, PseudoLabel, Record, Round, RoundImage
 from tests.tasks.conftest import score
-from tests.tiny import take_label
+from tests.tiny import history_of, take_label
 
 RANDOM = CATALOGUE["random"]
 
@@ -83,7 +83,7 @@ def test_places_that_nobody_was_given_go_with_their_round_and_the_last_answer_ca
     undone = Answers(rounds).undo("ann").assignment
     assert (undone.image_id, undone.round, undone.rank) == (given.image_id, 1, given.rank)
     assert held.image_id != given.image_id
-    assert {row["round"] for row in store.history()} == {1, 2}
+    assert {row["round"] for row in history_of(store)} == {1, 2}
 
 
 def test_the_pseudo_labels_of_the_newest_rounds_are_kept(store, monkeypatch):
@@ -109,4 +109,4 @@ def test_the_history_is_shortened_only_when_asked_and_only_before_the_date(store
     tidy(store)
     assert count(store, Event) == lines + 1
     assert delete_history(store, dt.datetime(2026, 1, 1)) == lines
-    assert [row["image_id"] for row in store.history()] == ["new"]
+    assert [row["image_id"] for row in history_of(store)] == ["new"]

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from tasks.store.store import ImageRecord, Store
+from tasks.store.tables import Event
+from tests.tiny import history_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -96,6 +98,8 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
 WRITER = """
 import sys
 sys.path.insert(0, sys.argv[1])
+from tasks.store.tables import Event
+from tests.tiny import history_of
 from tasks.store.store import ImageRecord, Store
 store = Store(sys.argv[2])
 for i in range(100000):
@@ -117,3 +121,12 @@ def test_records_acknowledged_before_a_kill_are_there_after_it(tmp_path):
         acknowledged = [int(line), *map(int, process.stdout.read().split())]
         process.wait()
         assert len(Store(path).records("v1")) > max(acknowledged)
+
+
+def test_a_long_history_is_told_part_by_part_and_whole(store, monkeypatch):
+    monkeypatch.setattr("tasks.store.store._CHUNK", 7)
+    with store.transaction() as session:
+        session.add_all(Event(event="labelled", image_id=f"i{number}", client_id="ann") for number in range(30))
+    parts = list(store.history())
+    assert max(map(len, parts)) == 7
+    assert [row["image_id"] for row in history_of(store)] == [f"i{number}" for number in range(30)]

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.store.store import Store
 from tasks.store.tables import Event
-from tests.tiny import label_image
+from tests.tiny import history_of, label_image
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -41,7 +41,7 @@ def test_lines_and_versions_before_the_date_go_while_the_store_is_in_use(folder,
         assert session.get(Event, 1).client_id == "ann"  # somebody reads meanwhile
         done = shorten(str(folder), "--before", "2025-07-01")
     assert (done.returncode, done.stdout) == (0, "1 lines of the history, 1 earlier versions of labels deleted\n")
-    assert [row["image_id"] for row in store.history()] == ["image1"]
+    assert [row["image_id"] for row in history_of(store)] == ["image1"]
     names = sorted(file.name for file in (folder / "labels" / "history").glob("*/*"))
     assert (len(names), names[-1]) == (2, "notes.txt")
     assert len(datastore.get_labeled_images()) == 6
