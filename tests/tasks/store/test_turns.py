@@ -78,4 +78,4 @@ def test_nobody_who_writes_waits_for_those_who_come_later(tmp_path):
     for thread in threads:
         thread.join()
     store.close()
-    assert max(counts) - min(counts) <= 2, counts
+    assert max(counts) < 1.5 * min(counts), counts
