@@ -14,6 +14,7 @@ from typing import Any
 
 import monailabel.endpoints.model as _models
 import monailabel.endpoints.ohif
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from monailabel.endpoints import datastore as _datastore
@@ -93,6 +94,15 @@ def pattern_of_path(path: str) -> Pattern[str]:
         path: with its parameters in braces.
     """
     return compile_path(path)[0]
+
+
+def share_threads(count: int) -> None:
+    """Answer this many requests at once; Starlette takes 40, and the others wait. In the server's event loop only.
+
+    Args:
+        count: of threads that all routes share.
+    """
+    current_default_thread_limiter().total_tokens = count
 
 
 # Middleware

@@ -33,6 +33,7 @@ RELIED_ON = {
     "monailabel.endpoints.model": ("download_model", "model_info", "delete_model"),
     "monailabel.endpoints.user.auth": ("from_token", "DEFAULT_USER", "User", "RBAC"),
     "starlette.routing": ("compile_path", "BaseRoute"),
+    "anyio.to_thread": ("current_default_thread_limiter",),
 }
 """Module -> names in it."""
 INHERITED = {

@@ -163,5 +163,10 @@ class _Turn:
 INFERENCES = Lane("inferences", max(1, settings.MONAI_LABEL_INFER_CONCURRENCY), LONGEST_QUEUE, seconds=30)
 """Runs one inference at a time, or as many as ``MONAI_LABEL_INFER_CONCURRENCY`` says."""
 
-DECODES = Gate("images and labels", at_once=2, longest=8, seconds=30)
-"""Reads what was sent, or is asked for by a page: pixels take many times the bytes of their file."""
+REQUESTS_AT_ONCE = 120
+"""Threads that all other routes share; whoever waits at a gate holds one of them."""
+DECODES = Gate("images and labels", at_once=2, longest=80, seconds=60)
+"""Reads what was sent, or is asked for by a page: pixels take many times the bytes of their file.
+
+The labels of as many annotators as a server can have at once may wait: one that is refused has to be sent again.
+"""

@@ -24,14 +24,14 @@ from apps.auth.access import Row
 from apps.auth.origins import OwnHosts
 from apps.auth.readers import REMOVER
 from apps.auth.realm import accept_tokens
-from apps.http.lanes import DECODES
+from apps.http.lanes import DECODES, REQUESTS_AT_ONCE
 from apps.http.sessions import Sessions
 from apps.routes import every
 from apps.routes.inference import BROUGHT
 from apps.server.options import ConfigurationError, Options, refuse
 from apps.server.protection import listens_on, protect, warn_if_open
 from apps.server.start import check_settings, check_studies, say_what_is_lost
-from apps.upstream import application
+from apps.upstream import application, share_threads
 from strategies.catalogue import QueryStrategy, offered
 from strategies.next_sample import NextSample
 from tasks.common.files import reason
@@ -415,6 +415,7 @@ class ActiveLearningApp:
         self.registry.problems()  # no request has to wait until the checkpoints are read
         routers = [*every.routers(), *self.routers]
         protect(application(), routers, self.access, self.options.max_upload_mb << 20, self._own_hosts())
+        share_threads(REQUESTS_AT_ONCE)
         warn_if_open(sys.argv[1:])
         super().on_init_complete()  # type: ignore[misc]
         if self._datastore.status()["total"] >= LARGE_POOL:
