@@ -28,6 +28,8 @@ from rich.table import Table
 from tasks.datastore.folder import StudiesFolder
 from tasks.geometry.volumes import IMAGE_ENDINGS
 from tasks.learning.checkpoints import Checkpoint
+from tasks.rounds.reconciliation import ImageState
+from tasks.rounds.rounds import Rounds
 from tasks.segmentation.models import SINGLE, segmentation_models
 from tasks.segmentation.networks import SplitUNet
 from tasks.store.store import Store
@@ -146,7 +148,7 @@ def measure(studies: Path, folder: Path, preset: str, passes: int, device: str) 
             inferer(image[None].to(device), network)
 
     images = sorted(datastore.list_images())
-    store.sync_images(dict.fromkeys(images, False))
+    Rounds(store).note([ImageState(image_id) for image_id in images])
     for number, image_id in enumerate(track(images, description="measuring")):
         image = transform({"image": datastore.get_image_uri(image_id)})["image"].as_tensor()
         network.eval()

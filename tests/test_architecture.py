@@ -20,7 +20,7 @@ FLOORS = (
     {"tasks.classification", "tasks.image_segmentation", "tasks.volume_segmentation"},
     {"tasks.kinds"},
     {"tasks.tools"},
-    {"tasks.simulation", "tasks.brats", "tasks.duplicates", "tasks.history", "tasks.phantoms"},
+    {"tasks.simulation", "tasks.brats", "tasks.duplicates", "tasks.history", "tasks.phantoms", "tasks.reindex"},
     {"apps.upstream", "apps.web"},
     {"apps.auth"},
     {"apps.http"},

@@ -155,6 +155,10 @@ def test_every_released_version_and_app_is_there():
         "0.4.0-image_classification",
         "0.4.0-image_segmentation",
         "0.4.0-volume_segmentation",
+        "0.5.0-archive",
+        "0.5.0-image_classification",
+        "0.5.0-image_segmentation",
+        "0.5.0-volume_segmentation",
     ]
 
 

@@ -18,6 +18,7 @@ from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.train import TrainTask
+from sqlalchemy import orm
 from sqlalchemy.exc import SQLAlchemyError
 
 from apps.auth.access import Row
@@ -37,7 +38,7 @@ from strategies.next_sample import NextSample
 from tasks.common.files import reason
 from tasks.common.memory import lacks_memory
 from tasks.common.temporary import TEMPORARY, use_temporary_folder
-from tasks.datastore.folder import Changes, StudiesFolder, is_found, label_ref
+from tasks.datastore.folder import ImageNow, StudiesFolder, is_found, label_ref
 from tasks.datastore.rules import FINAL
 from tasks.dicom.client import is_remote
 from tasks.geometry.sizes import LIMITS
@@ -46,15 +47,15 @@ from tasks.learning.checkpoints import ModelError
 from tasks.learning.groups import DUPLICATES_TABLE, Grouping, read_grouping
 from tasks.learning.hyperparameters import default_preset
 from tasks.rounds.answers import Answers, Undone
-from tasks.rounds.ledger import Ledger
 from tasks.rounds.loop import ActiveLearningLoop
 from tasks.rounds.planning_process import LARGE_POOL, PlanningProcess
 from tasks.rounds.preparation import Preparation
-from tasks.rounds.reconciliation import ImageState, Label, Noted
+from tasks.rounds.reconciliation import ImageState, Label
 from tasks.rounds.rounds import Rounds
 from tasks.store.claims import SCORING, TRAIN, Claims, new_owner
 from tasks.store.database import PATIENCE_SECONDS
 from tasks.store.label_names import LabelNames
+from tasks.store.repair import mend
 from tasks.store.store import Store
 from tasks.store.tables import Model
 from tasks.task import Bench, Task
@@ -85,7 +86,6 @@ KEPT_IN_HISTORY = (
     "source",
 )
 """What is kept with a label that the history keeps too."""
-NOT_NOTED = "the label is stored; the server's database cannot be written now and will know of it as soon as it can"
 TOLD = ("segments", "notes", "previous", "archive")
 """What is kept with a label that its sender is told."""
 
@@ -111,6 +111,7 @@ class ActiveLearningApp:
     studies: str
     _datastore: StudiesFolder
     _listening = False
+    _taken_back: dict[str, str]
     _trainers: dict[str, TrainTask]
     _infers: dict[str, Any]
     _scoring_methods: dict[str, Any]
@@ -137,8 +138,7 @@ class ActiveLearningApp:
                 raise ConfigurationError(
                     f"option labels must be at least {kind.fewest_labels} names, got {', '.join(self.options.labels)}"
                 )
-            patience = JOB_PATIENCE_SECONDS if JOB_PROCESS in os.environ else PATIENCE_SECONDS
-            self.store = Store(self.options.store or self.folder / "store.sqlite", patience)
+            self.store = self._open_store()
             LabelNames(self.store).declare(self.options.labels, kind.first_label_value, self.options.relabel)
         except ValueError as error:
             refuse(ConfigurationError(str(error)))
@@ -147,9 +147,9 @@ class ActiveLearningApp:
         if JOB_PROCESS in os.environ:
             # A job's datastore does not follow the studies: what comes from here on is new to the next training.
             self.registry.shown_revision = self.store.label_revision()
+        self._taken_back = {}
         self.rounds = Rounds(self.store, self.options.batch_size, self.options.lease_minutes, self.options.seed)
         self.preparation = Preparation(self.rounds)
-        self.ledger = Ledger(self.rounds)
         self.task = kind(
             Bench(
                 self.options,
@@ -186,12 +186,23 @@ class ActiveLearningApp:
             self.options.train_after or self.options.batch_size,
             self.task.loop_trainers() if self.options.auto_train else (),
             self.run_job,
-            self._catch_up,
+            self.settle,
             self.task.unfinished_scoring,
         )
         if JOB_PROCESS not in os.environ:
             say_what_is_lost(self.store, self.registry.folder, self._datastore.status()["completed"])
-            self.sync_images()
+            try:
+                self.sync_images()
+            except (OSError, SQLAlchemyError) as error:
+                refuse(ConfigurationError(f"store {self.store} cannot be written: {reason(error)}"))
+
+    def _open_store(self) -> Store:
+        own = self.folder / "store.sqlite"
+        if JOB_PROCESS in os.environ:
+            return Store(self.options.store or own, JOB_PATIENCE_SECONDS)
+        if "://" not in self.options.store:
+            mend(Path(self.options.store or own), ours=not self.options.store)
+        return Store(self.options.store or own, PATIENCE_SECONDS)
 
     def _offered(self) -> list[QueryStrategy]:
         kind = self.task_type
@@ -209,8 +220,9 @@ class ActiveLearningApp:
         job = JOB_PROCESS in os.environ
         return self.task.datastore(
             self.studies,
-            on_change=self._changed,
-            on_label=self._labelled,
+            store=self.store,
+            note=self._note,
+            on_change=lambda changes: self.settle(),
             tags=self.options.tags,
             # A job only reads: what it knows may be older than what annotators have saved since.
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not job,
@@ -260,78 +272,65 @@ class ActiveLearningApp:
         return next(iter(self.registry.scoring_models()), None)
 
     def sync_images(self) -> None:
-        """Tell the store which images there are and which have a final label; from now on, follow changes."""
-        with self._datastore.at_rest():
-            self._datastore.follow_edits(self.store.noted_labels())
-            there = self._datastore.labelled()
-            gone = dict.fromkeys(set(self.store.image_ids()) - there.keys())
-            self._listening = True
-            self.ledger.tell(self._states({**there, **gone}))
-        self._catch_up()
-
-    def _changed(self, changes: Changes) -> None:
-        """Images or labels came or went."""
-        if self._listening:  # the first look tells of all that came before
-            self.ledger.tell(self._states(changes))
-            self._catch_up()
-
-    def _labelled(self, image_id: str) -> None:
-        """A final label was stored; whoever has sent it notes it without holding up others."""
-        if self._listening:
-            self.ledger.tell(self._states({image_id: True}))
-
-    def _states(self, changes: Changes) -> list[ImageState]:
-        remover = REMOVER.get()
-        return [
-            ImageState(name, labelled is not None, None, remover) if not labelled else self._label_of(name)
-            for name, labelled in changes.items()
-        ]
-
-    def _label_of(self, image_id: str) -> ImageState:
-        info = self._datastore.get_label_info(image_id, FINAL)
-        details = {name: info[name] for name in KEPT_IN_HISTORY if name in info}
-        if is_found(info):
-            details["source"] = "the studies, not a viewer"
-        label = Label(label_ref(info), str(info.get("client_id") or ""), details, self._datastore.label_stamp(image_id))
-        return ImageState(image_id, label=label, found_anew=self._datastore.is_new and is_found(info))
-
-    def note_changes(self) -> Noted:
-        """Bring the store in line with what the datastore has told, and remove labels that were taken back.
+        """Tell the store which images there are and which have a final label; from now on, follow changes.
 
         Raises:
             sqlalchemy.exc.SQLAlchemyError: the database cannot be written.
         """
-        noted = self.ledger.note()
-        for image_id, ref in noted.taken_back.items():
-            self._take_back(image_id, ref)
-        return noted
+        with self._datastore.at_rest():
+            self._datastore.follow_edits(self.store.noted_labels())
+            there = self._datastore.images_now()
+            gone = dict.fromkeys(set(self.store.image_ids()) - there.keys(), ImageNow(present=False))
+            self._listening = True
+            noted = self.rounds.note(self._states({**there, **gone}))
+        self._taken_back.update(noted.taken_back)
+        self.settle()
 
-    def _take_back(self, image_id: str, ref: str) -> None:
-        try:
-            self._datastore.take_back(image_id, ref)
-        except (OSError, SQLAlchemyError):
-            with self._datastore.at_rest():  # tried again as soon as something is noted
-                self.ledger.tell(self._states({image_id: bool(self._datastore.get_label_uri(image_id, FINAL))}))
-            raise
+    def _note(self, session: orm.Session, images: Mapping[str, ImageNow]) -> None:
+        """Images or final labels change in the datastore, in this very transaction."""
+        if self._listening:  # the first look tells of all that came before
+            self.rounds.note_within(session, self._states(images))
 
-    def _catch_up(self) -> None:
-        """Note what is not noted yet, and settle; what cannot be noted now is later."""
+    def _states(self, images: Mapping[str, ImageNow]) -> list[ImageState]:
+        remover = REMOVER.get()
+        return [
+            ImageState(name, image.present, None, remover) if image.label is None else self._labelled(name, image)
+            for name, image in images.items()
+        ]
+
+    def _labelled(self, image_id: str, image: ImageNow) -> ImageState:
+        info = image.label or {}
+        details = {name: info[name] for name in KEPT_IN_HISTORY if name in info}
+        if is_found(info):
+            details["source"] = "the studies, not a viewer"
+        label = Label(label_ref(info), str(info.get("client_id") or ""), details, image.stamp)
+        return ImageState(image_id, label=label, found_anew=self._datastore.is_new and is_found(info))
+
+    def settle(self) -> None:
+        """Finish what could not be done at once: labels that were taken back, and what the kind of work keeps."""
         try:
-            self.note_changes()
+            self._remove_taken_back()
         except (OSError, SQLAlchemyError) as error:
-            logger.error("the database is behind the studies and follows later: %s", reason(error))
+            logger.error("a label that was taken back is removed later: %s", reason(error))
         self.task.settle(self._datastore)
+
+    def _remove_taken_back(self) -> None:
+        for image_id, ref in list(self._taken_back.items()):
+            self._datastore.take_back(image_id, ref)
+            self._taken_back.pop(image_id, None)
 
     def undo(self, client_id: str, undo_id: str = "") -> Undone:
         """Take back a reader's last answer, and remove its label.
 
         Raises:
             AnswerError: it cannot be taken back.
+            sqlalchemy.exc.SQLAlchemyError: the database cannot be written. What was taken back stays so: the label is
+                removed later.
         """
-        self.note_changes()
         undone = Answers(self.rounds).undo(client_id, undo_id)
         if undone.taken_back is not None:
-            self._take_back(undone.image_id, undone.taken_back)
+            self._taken_back[undone.image_id] = undone.taken_back
+        self._remove_taken_back()
         return undone
 
     def info(self) -> dict[str, Any]:
@@ -361,7 +360,6 @@ class ActiveLearningApp:
                 MONAILabelError.INVALID_INPUT,
                 f"unknown strategy {name!r}; offered are {', '.join(self._strategies)}",
             )
-        self.note_changes()
         sample: dict[str, Any] = task(request, self._datastore)
         if not sample:
             return {}
@@ -399,13 +397,10 @@ class ActiveLearningApp:
             return {}
         info = self._datastore.get_label_info(label_id, FINAL)
         logger.info("%s labelled by %s", image_id, info.get("client_id") or "an unknown annotator")
-        self._catch_up()
+        self.settle()
         self._prepare_rounds()
         self.loop.wake()
-        told = {name: info[name] for name in TOLD if name in info}
-        if self.ledger.is_waiting(image_id):
-            told["notes"] = [*told.get("notes", ()), NOT_NOTED]
-        return told
+        return {name: info[name] for name in TOLD if name in info}
 
     def on_init_complete(self) -> None:
         """Server start: routes, environment of the jobs, and the loop."""

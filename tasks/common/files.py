@@ -56,6 +56,11 @@ def reading(file: Path) -> Iterator[None]:
         raise ImageError(f"{file} cannot be read: {reason(error)}") from error
 
 
+_SECOND = 1_000_000_000
+_PRECISION = 1_000
+"""Nanoseconds that a time may lose as a decimal number."""
+
+
 def fingerprint(files: Iterable[Path]) -> str:
     """Changes whenever one of the files changes: size and modification time (ns) of each."""
     return ",".join(fingerprint_of(file) for file in files)
@@ -68,6 +73,25 @@ def fingerprint_of(file: Path | os.DirEntry[str]) -> str:
     except OSError:
         return "missing"
     return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def is_same(before: str, now: str) -> bool:
+    """Whether two fingerprints are of the same file, perhaps copied by a program that keeps whole seconds only.
+
+    Backups do that: what comes back from one must not look as if somebody had changed it.
+
+    Args:
+        before: of one file.
+        now: of one file.
+    """
+    if before == now:
+        return True
+    try:
+        (size, time), (size_now, time_now) = (map(int, each.split(":")) for each in (before, now))
+    except ValueError:
+        return False
+    rounded = time_now % _SECOND == 0 and time - time % _SECOND == time_now
+    return size == size_now and (rounded or abs(time - time_now) < _PRECISION)
 
 
 def write_json(path: Path, content: Any) -> None:

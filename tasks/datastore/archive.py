@@ -277,7 +277,7 @@ class ArchiveFolder(StudiesFolder):
                 made = Path(folder) / f"channel{place}{_ENDING}"
                 SimpleITK.WriteImage(onto_grid(volumes[place], volumes[0]), str(made))
                 targets[place].parent.mkdir(parents=True, exist_ok=True)
-                with self._writing(made, targets[place]):
+                with self._writes.written(made, targets[place]):
                     pass
         if self._checksums is not None:
             self._checksums.first(image_id)

@@ -8,7 +8,6 @@ import fnmatch
 import logging
 import os
 import re
-import shutil
 import tempfile
 import threading
 import time
@@ -17,11 +16,13 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
+from sqlalchemy import orm
 
 from tasks.common.files import (
     ArchiveError,
@@ -32,17 +33,21 @@ from tasks.common.files import (
     fingerprint_of,
     is_safe_name,
     is_safe_tag,
+    is_same,
 )
 from tasks.datastore.checksums import CHECKSUM, CHECKSUM_OF, Checksums
-from tasks.datastore.index import Index, IndexChange
+from tasks.datastore.difference import Difference
+from tasks.datastore.earlier_index import EARLIER_INDEX, read_earlier_index
+from tasks.datastore.index import Index, IndexChange, NotedLabel
 from tasks.datastore.monailabel_index import read_stock_index
 from tasks.datastore.rejected import RejectedLabels
 from tasks.datastore.rules import FINAL, LabelRule, any_image, any_label
 from tasks.datastore.watcher import Watcher
+from tasks.datastore.writes import PART, Writes, clear_parts, link, sync_folder, undo_unfinished
+from tasks.store.store import Store
 
 logger = logging.getLogger(__name__)
 
-INDEX = "datastore.sqlite"
 HISTORY = "history"
 """Folder beside those of the tags, with the earlier versions of final labels."""
 REJECTED = "rejected"
@@ -54,25 +59,42 @@ _OURS = (REF, "previous", "source")
 """Keys in a label's info that only the datastore sets."""
 
 _FOUND = "file:"
-_BEFORE, _BEGUN = "-before", "-begun"
-_PART = "part-"
-"""Names of files that are being written; a kill leaves them, the next start removes them."""
 
 Changes = Mapping[str, bool | None]
 """Image id -> whether it has a final label; None once the image is gone."""
+
+
+@dataclass(frozen=True)
+class ImageNow:
+    """An image after a change.
+
+    Attributes:
+        present: whether it is there.
+        label: what is kept with its final label, None without one.
+        stamp: size and time of that label's file.
+    """
+
+    present: bool = True
+    label: Mapping[str, Any] | None = None
+    stamp: str | None = None
+
+
+Note = Callable[[orm.Session, Mapping[str, ImageNow]], None]
+"""Notes changed images in the very transaction that changes the index."""
 
 
 class StudiesFolder(LocalDatastore):
     """MONAI Label's local datastore with an index that does not grow slow, and writes that a kill cannot tear.
 
     Reads are MONAI Label's; everything that writes is here. A final label that is replaced or removed is kept in
-    ``labels/history``, a refused one in ``rejected``. What changed is told while nothing else can change, so that the
-    listener never overwrites a newer state with an older one.
+    ``labels/history``, a refused one in ``rejected``. A label and its row in the index are kept together or not at all.
 
     Args:
         path: studies folder.
-        on_change: called with what has changed after images or labels came or went.
-        on_label: called with the id of an image that was given a final label, while nothing else can change.
+        store: the database that the index is part of; default one of its own in ``active_learning``.
+        note: called within the transaction that changes images or final labels; if it fails, nothing has changed.
+        on_change: called afterwards with what has changed after images or labels came or went; not for a label that
+            somebody gave, of whom :meth:`save_label` returns.
         extensions: patterns of image files.
         rule: what a final label must fulfil.
         look: raises :class:`tasks.common.files.ImageError` for a new image that cannot be used.
@@ -88,8 +110,9 @@ class StudiesFolder(LocalDatastore):
     def __init__(
         self,
         path: str,
+        store: Store | None = None,
+        note: Note = lambda session, images: None,
         on_change: Callable[[Changes], None] = lambda changes: None,
-        on_label: Callable[[str], None] = lambda image_id: None,
         extensions: Sequence[str] = ("*.nii.gz", "*.nii"),
         rule: LabelRule = any_label,
         look: Callable[[Path], None] = any_image,
@@ -99,8 +122,9 @@ class StudiesFolder(LocalDatastore):
         read_only: bool = False,
     ) -> None:
         self._mutex = threading.RLock()
-        self._on_change: Callable[[Changes], None] = lambda changes: None  # not before everything is there
-        self._on_label = on_label
+        # Nothing is told before everything is there.
+        self._on_change: Callable[[Changes], None] = lambda changes: None
+        self._note_with: Note = lambda session, images: None
         self._rule = rule
         self._look_at = look
         self._turn = turn
@@ -120,22 +144,24 @@ class StudiesFolder(LocalDatastore):
         self.rejected = RejectedLabels(folder / REJECTED)
         for tag in (FINAL, ORIGINAL):
             (self.labels_folder / tag).mkdir(parents=True, exist_ok=True)
-        self._index = Index(folder / INDEX, repair=not read_only)
+        self._writes = Writes(self._ours)
+        self._own_store = None if store is not None else Store(folder / "active_learning" / "store.sqlite")
+        self._index = Index(store or cast(Store, self._own_store))
         self._by_tag: defaultdict[str, set[str]] = defaultdict(set)
         self._stamps: dict[str, str] = {}
         self._stray: dict[str, str] = {}
         self._know(self._index.load())
+        if not self._datastore.objects and not read_only:
+            self._take_over(*read_earlier_index(folder))
         self.is_new = not self._datastore.objects
         """Whether nothing was known of the folder: its index is new, or was lost."""
         if self.is_new and not read_only:
-            self._take_over(read_stock_index(folder))
+            self._take_over(*read_stock_index(folder))
         if not read_only:
-            if not self.is_new:
-                self._undo_unfinished()
-            self._clear_parts()
+            self._tidy()
             self.rejected.forget_old()
         self._reconcile()
-        self._on_change = on_change
+        self._on_change, self._note_with = on_change, note
         if auto_reload:
             self._watcher = Watcher(folder, self._concerns, self.refresh)
 
@@ -145,7 +171,8 @@ class StudiesFolder(LocalDatastore):
             self._watcher.stop()
         if self._checksums is not None:
             self._checksums.close()
-        self._index.close()
+        if self._own_store is not None:
+            self._own_store.close()
 
     # What is there
 
@@ -200,10 +227,14 @@ class StudiesFolder(LocalDatastore):
         tags = {tag: len(names) for tag, names in list(self._by_tag.items()) if names}
         return {"total": len(self._datastore.objects), "completed": tags.get(FINAL, 0), "label_tags": tags}
 
-    def labelled(self) -> dict[str, bool]:
-        """Image id -> whether it has a final label."""
+    def images_now(self) -> dict[str, ImageNow]:
+        """All images as they are."""
         with self._mutex:
-            return {image_id: image_id in self._by_tag[FINAL] for image_id in self._datastore.objects}
+            labels = {name: image.labels.get(FINAL) for name, image in self._datastore.objects.items()}
+            return {
+                name: ImageNow() if label is None else ImageNow(label=label.info, stamp=self._stamps.get(name))
+                for name, label in labels.items()
+            }
 
     def at_rest(self) -> AbstractContextManager[Any]:
         """As long as this is held, nothing changes and nothing is told."""
@@ -215,10 +246,6 @@ class StudiesFolder(LocalDatastore):
             objects = self._datastore.objects
             return {name: objects[name].labels[tag].info for name in self._by_tag[tag]}
 
-    def label_stamp(self, image_id: str) -> str | None:
-        """Size and time of a final label's file: changes whenever the label does; None if there is none."""
-        return self._stamps.get(image_id)
-
     def follow_edits(self, known: Mapping[str, tuple[str, str]]) -> None:
         """Note final labels whose file was written anew while nobody watched.
 
@@ -226,7 +253,7 @@ class StudiesFolder(LocalDatastore):
             known: image id -> name and stamp that its label had. A label of another name is one of ours that is newer.
         """
         with self._mutex:
-            edited = [name for name, (_, stamp) in known.items() if self._stamps.get(name, stamp) != stamp]
+            edited = [name for name, (_, stamp) in known.items() if not is_same(stamp, self._stamps.get(name, stamp))]
             labels = {
                 (name, FINAL): self._found_label(name, FINAL, label.ext)
                 for name in edited
@@ -234,7 +261,7 @@ class StudiesFolder(LocalDatastore):
             }
             if labels and not self._read_only:
                 with self._index.change() as change:
-                    change.put_labels(labels)
+                    change.put_labels(labels)  # the first look notes them
             for (name, tag), label in labels.items():
                 self._note(name, tag, label)
         if labels:
@@ -268,7 +295,7 @@ class StudiesFolder(LocalDatastore):
         """
         name, ending = self._to_id(Path(image_filename).name)
         image_id = image_id or name
-        if not is_safe_name(image_id) or image_id.startswith((".", _PART)):
+        if not is_safe_name(image_id) or image_id.startswith((".", PART)):
             raise ImageError(f"image id {image_id!r} cannot be a file name")
         if f"*{ending}" not in self._extensions:
             raise ImageError(
@@ -286,10 +313,11 @@ class StudiesFolder(LocalDatastore):
             file = self.folder / self._filename(image_id, ending)
             info = {**_without_checksum(image_info or {}), "ts": int(time.time()), "name": file.name}
             model = DataModel(ext=ending, info=info)
-            with self._writing(Path(image_filename), file), self._index.change() as change:
+            with self._writes.written(Path(image_filename), file), self._index.change() as change:
                 change.put_images({image_id: model})
+                self._note_with(change.session, {image_id: ImageNow()})
             if there is not None and there.image.ext != ending:
-                self._remove(self.folder / self._filename(image_id, there.image.ext))
+                self._writes.remove(self.folder / self._filename(image_id, there.image.ext))
             labels = there.labels if there is not None else {}
             self._datastore.objects[image_id] = ImageLabelModel(image=model, labels=labels)
             self._on_change({image_id: False})
@@ -307,8 +335,9 @@ class StudiesFolder(LocalDatastore):
             image = self._image(image_id)
             for tag in list(image.labels):
                 self.remove_label(image_id, tag)
-            with self._removing(self.image_file(image_id)), self._index.change() as change:
+            with self._writes.removed(self.image_file(image_id)), self._index.change() as change:
                 change.drop_image(image_id)
+                self._note_with(change.session, {image_id: ImageNow(present=False)})
             del self._datastore.objects[image_id]
             self._on_change({image_id: None})
 
@@ -367,31 +396,26 @@ class StudiesFolder(LocalDatastore):
     def store_label(self, image_id: str, file: Path, tag: str, info: Mapping[str, Any]) -> None:
         """Store a label that has been looked at."""
         ending = self._to_id(file.name)[1]
-        with self._mutex:
-            image = self._image(image_id)
-            folder = self.labels_folder / tag
-            folder.mkdir(parents=True, exist_ok=True)
-            name = self._filename(image_id, ending)
-            ref = uuid.uuid4().hex
-            content = {**info, "ts": int(time.time()), "name": name, REF: ref}
+        folder = self.labels_folder / tag
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / self._filename(image_id, ending)
+        ref = uuid.uuid4().hex
+        # Copied and on the disk before anybody has to wait for this one.
+        with self._writes.prepared(file, target, ref) as part, self._mutex:
+            old = self._image(image_id).labels.get(tag)
+            content = {**info, "ts": int(time.time()), "name": target.name, REF: ref}
             content.pop("previous", None)
-            old = image.labels.get(tag)
-            kept = self._keep_version(image_id, tag, old)
-            if kept is not None:
-                content["previous"] = str(kept.relative_to(self.folder))
-            model = DataModel(ext=ending, info=content)
-            try:
-                with self._writing(file, folder / name, ref=ref), self._index.change() as change:
+            with self._version_kept(image_id, tag, old) as kept:
+                if kept is not None:
+                    content["previous"] = str(kept.relative_to(self.folder))
+                model = DataModel(ext=ending, info=content)
+                with self._writes.put(part, target, named=True), self._index.change() as change:
                     change.put_labels({(image_id, tag): model})
-            except BaseException as error:
-                if kept is not None and not isinstance(error, NotPutBackError):
-                    kept.unlink(missing_ok=True)
-                raise
+                    if tag == FINAL:
+                        self._note_labels(change, {image_id: model})
             if old is not None and old.ext != ending:
-                self._remove(folder / self._filename(image_id, old.ext))
+                self._writes.remove(folder / self._filename(image_id, old.ext))
             self._note(image_id, tag, model)
-            if tag == FINAL:
-                self._on_label(image_id)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Merge values into a label's info."""
@@ -411,15 +435,15 @@ class StudiesFolder(LocalDatastore):
         """
         with self._mutex:
             label = self._label(label_id, label_tag)
-            kept = self._keep_version(label_id, label_tag, label)
-            file = self.labels_folder / label_tag / self._filename(label_id, label.ext)
-            try:
-                with self._removing(file), self._index.change() as change:
-                    change.drop_label(label_id, label_tag)
-            except BaseException as error:
-                if kept is not None and not isinstance(error, NotPutBackError):
-                    kept.unlink(missing_ok=True)
-                raise
+            file = self._label_file(label_id, label_tag, label.ext)
+            with (
+                self._version_kept(label_id, label_tag, label),
+                self._writes.removed(file),
+                self._index.change() as change,
+            ):
+                change.drop_label(label_id, label_tag)
+                if label_tag == FINAL:
+                    self._note_labels(change, {label_id: None})
             self._note(label_id, label_tag, None)
             if label_tag == FINAL:
                 self._on_change({label_id: False})
@@ -448,7 +472,7 @@ class StudiesFolder(LocalDatastore):
                 file, info = labels[image_id]
                 ending = self._to_id(file.name)[1]
                 name = self._filename(image_id, ending)
-                with self._writing(file, folder / name, durable=False):
+                with self._writes.written(file, folder / name, durable=False):
                     content = {**info, "ts": int(time.time()), "name": name, REF: uuid.uuid4().hex}
                     models[image_id] = DataModel(ext=ending, info=content)
             old = {name: objects[name].labels[tag] for name in self._by_tag[tag]}
@@ -457,15 +481,25 @@ class StudiesFolder(LocalDatastore):
                 change.put_labels({(image_id, tag): model for image_id, model in models.items()})
                 for image_id in gone:
                     change.drop_label(image_id, tag)
+                if tag == FINAL:
+                    self._note_labels(change, {**models, **dict.fromkeys(gone)})
             # Readers do not wait for the lock: nothing slow between the first change and the last.
             for image_id in gone:
                 self._note(image_id, tag, None)
             for image_id, model in models.items():
                 self._note(image_id, tag, model)
             for image_id in gone:
-                self._remove(folder / self._filename(image_id, old[image_id].ext))
+                self._writes.remove(folder / self._filename(image_id, old[image_id].ext))
             if tag == FINAL:
                 self._on_change({**dict.fromkeys(models, True), **dict.fromkeys(gone, False)})
+
+    def _note_labels(self, change: IndexChange, labels: Mapping[str, DataModel | None]) -> None:
+        """Have it noted that images have these final labels from now on; the labels' files are in their places."""
+        now = {
+            name: ImageNow() if label is None else ImageNow(label=label.info, stamp=self._stamp_now(name, label))
+            for name, label in labels.items()
+        }
+        self._note_with(change.session, now)
 
     def _note(self, image_id: str, tag: str, label: DataModel | None) -> None:
         """Keep in memory that an image has a label, or none any more."""
@@ -514,104 +548,45 @@ class StudiesFolder(LocalDatastore):
 
     # Files
 
-    @contextlib.contextmanager
-    def _writing(self, source: Path, target: Path, durable: bool = True, ref: str = "") -> Iterator[None]:
-        """Copy a file so that a reader sees the old or the new one, never a part; what fails inside undoes it.
-
-        With a label's name a kill inside is undone at the next start, too.
-        """
-        part = _part(target, ref)
-        before = part.with_name(f"{part.name}{_BEFORE}")
-        begun = part.with_name(f"{part.name}{_BEGUN}")
-        try:
-            with source.open("rb") as reader, part.open("wb") as writer:
-                shutil.copyfileobj(reader, writer, 1 << 20)
-                if durable:
-                    writer.flush()
-                    os.fsync(writer.fileno())
-            if target.exists():
-                _link(target, before)
-            if ref:
-                with contextlib.suppress(OSError):  # some file systems have no such links
-                    begun.symlink_to(target.name)
-            self._ours(target)
-            part.replace(target)
-            try:
-                if durable:
-                    _sync_folder(target.parent)
-                yield
-            except BaseException as error:
-                _put_back(before, target, error)
-                begun.unlink(missing_ok=True)
-                raise
-            begun.unlink(missing_ok=True)
-            before.unlink(missing_ok=True)
-        finally:
-            part.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _removing(self, file: Path) -> Iterator[None]:
-        """Remove a file; what fails inside puts it back."""
-        part = _part(file)
-        self._ours(file)
-        with contextlib.suppress(FileNotFoundError):
-            file.replace(part)
-        try:
-            yield
-        except BaseException as error:
-            _put_back(part, file, error)
-            raise
-        part.unlink(missing_ok=True)
-
     def _ours(self, file: Path) -> None:
         """What the watcher will tell of this file is our own doing."""
         if self._auto_reload:
             self._own.add(str(file))
 
-    def _remove(self, file: Path) -> None:
-        self._ours(file)
-        file.unlink(missing_ok=True)
-
-    def _keep_version(self, image_id: str, tag: str, label: DataModel | None) -> Path | None:
-        """Keep a final label that is about to go; returns where."""
-        if tag != FINAL or label is None:
-            return None
-        file = self.labels_folder / tag / self._filename(image_id, label.ext)
-        if not file.exists():
-            return None
-        folder = self.labels_folder / HISTORY / image_id
-        folder.mkdir(parents=True, exist_ok=True)
-        stamp = dt.datetime.now(dt.timezone.utc).strftime("%Y%m%dT%H%M%S.%f")
-        kept = folder / f"{stamp}{label.ext}"
+    @contextlib.contextmanager
+    def _version_kept(self, image_id: str, tag: str, label: DataModel | None) -> Iterator[Path | None]:
+        """Keep a final label that is about to go, unless it stays because what is inside fails; yields where."""
+        kept = None
+        file = None if tag != FINAL or label is None else self._label_file(image_id, tag, label.ext)
+        if file is not None and file.exists():
+            folder = self.labels_folder / HISTORY / image_id
+            folder.mkdir(parents=True, exist_ok=True)
+            stamp = dt.datetime.now(dt.timezone.utc).strftime("%Y%m%dT%H%M%S.%f")
+            kept = folder / f"{stamp}{self._to_id(file.name)[1]}"
         try:
-            _link(file, kept)
-            _sync_folder(folder)
-        except BaseException:
-            kept.unlink(missing_ok=True)
+            if kept is not None and file is not None:
+                link(file, kept)
+                sync_folder(kept.parent)
+            yield kept
+        except BaseException as error:
+            if kept is not None and not isinstance(error, NotPutBackError):
+                kept.unlink(missing_ok=True)
             raise
-        return kept
 
-    def _undo_unfinished(self) -> None:
-        """Put back files of labels that a kill has kept from being noted in the index: nobody was told of them."""
+    def _tidy(self) -> None:
+        """Put back what a kill has kept from being noted, and remove what it has left half-written."""
+        folders = self._tag_folders().values()
         noted = {label.info.get(REF) for label in self._index.labels().values()}
-        for folder in self._tag_folders().values():
-            for begun in folder.glob(f"{_PART}*{_BEGUN}"):
-                part = begun.with_name(begun.name[: -len(_BEGUN)])
-                if part.name[len(_PART) :] not in noted:
-                    file = folder / begun.readlink()
-                    logger.warning("%s was being stored when the server was killed: it is what it was before", file)
-                    _put_back(part.with_name(f"{part.name}{_BEFORE}"), file, InterruptedError("killed"))
-
-    def _clear_parts(self) -> None:
-        for folder in (self.folder, *self._tag_folders().values()):
-            for part in folder.glob(f"{_PART}*"):
-                part.unlink(missing_ok=True)
+        for folder in folders:
+            for file in undo_unfinished(folder, noted):
+                logger.warning("%s was being stored when the server was killed: it is what it was before", file)
+        clear_parts((self.folder, *folders))
 
     def _concerns(self, path: Path) -> bool:
         if str(path) in self._own:
             self._own.discard(str(path))
             return False
-        if path.name.startswith((_PART, ".", INDEX)):
+        if path.name.startswith((PART, ".", EARLIER_INDEX)):
             return False
         return path.parent == self.folder or path.parent.parent == self.labels_folder
 
@@ -626,7 +601,7 @@ class StudiesFolder(LocalDatastore):
         """Id -> ending of the files in a folder."""
         wanted = re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns))
         names = (entry.name for entry in os.scandir(folder) if self._has_a_text_name(entry.name))
-        return dict(self._to_id(name) for name in names if wanted.match(name) and not name.startswith((".", _PART)))
+        return dict(self._to_id(name) for name in names if wanted.match(name) and not name.startswith((".", PART)))
 
     def _has_a_text_name(self, name: str) -> bool:
         """Whether a file's name is Unicode; others cannot be kept or sent, and are left out with a word in the log."""
@@ -656,20 +631,37 @@ class StudiesFolder(LocalDatastore):
     def _label_file(self, image_id: str, tag: str, ending: str) -> Path:
         return self.labels_folder / tag / self._filename(image_id, ending)
 
-    def _found_label(self, image_id: str, tag: str, ending: str) -> DataModel:
-        """What is noted of a label that somebody has put there, or has written anew: nobody knows who."""
+    def _found_label(self, image_id: str, tag: str, ending: str, noted: NotedLabel | None = None) -> DataModel:
+        """What is noted of a label that somebody has put there, or has written anew: nobody knows who.
+
+        Args:
+            image_id: the image.
+            tag: the label's.
+            ending: of its file.
+            noted: the image's final label as the history has it; if the file is still that one, it is known after all.
+        """
         model = _found(image_id, ending)
-        model.info[REF] = f"{_FOUND}{fingerprint([self._label_file(image_id, tag, ending)])}"
+        stamp = fingerprint([self._label_file(image_id, tag, ending)])
+        if noted is not None and is_same(noted.stamp, stamp):
+            model.info.update({**noted.info, REF: noted.ref})
+        else:
+            model.info[REF] = f"{_FOUND}{stamp}"
         return model
 
-    def _take_over(self, objects: dict[str, ImageLabelModel]) -> None:
-        """Start from what MONAI Label's own index knew."""
+    def _take_over(self, images: Mapping[str, DataModel], labels: Mapping[tuple[str, str], DataModel]) -> None:
+        """Start from what an index of before knew; of final labels that have been replaced since, it knows nothing."""
+        if not images and not labels:
+            return
+        noted = self._index.noted({name for name, _ in labels})
+        current = {
+            (name, tag): label
+            for (name, tag), label in labels.items()
+            if tag != FINAL or name not in noted or noted[name].ref == label_ref(label.info)
+        }
         with self._index.change() as change:
-            change.put_images({name: image.image for name, image in objects.items()})
-            change.put_labels(
-                {(name, tag): label for name, image in objects.items() for tag, label in image.labels.items()}
-            )
-        self._know(objects)
+            change.put_images(images)
+            change.put_labels(current)
+        self._know(self._index.load())
 
     def _know(self, objects: dict[str, ImageLabelModel]) -> None:
         self._datastore.objects = objects
@@ -685,11 +677,13 @@ class StudiesFolder(LocalDatastore):
         labels = {tag: self._scan(folder, patterns) for tag, folder in self._tag_folders().items()}
         stamps = self._scan_stamps()
         with self._mutex:
-            found = _Difference(self, images, labels, stamps)
+            found = Difference(self, images, labels, stamps)
             if found.changes:
                 if not self._read_only:
                     with self._index.change() as change:
                         found.write(change)
+                        self._note_labels(change, found.final_labels)
+                        self._note_with(change.session, {name: ImageNow(present=False) for name in found.gone})
                 self._apply(found)
                 self._on_change(found.changes)
                 if self._checksums is not None:
@@ -705,7 +699,7 @@ class StudiesFolder(LocalDatastore):
         found = {}
         with os.scandir(self.labels_folder / FINAL) as entries:
             for entry in entries:
-                if entry.name.startswith((_PART, ".")):
+                if entry.name.startswith((PART, ".")):
                     continue
                 if not wanted.match(entry.name):
                     found[entry.name] = f"it is no {', '.join(patterns)} file"
@@ -718,7 +712,7 @@ class StudiesFolder(LocalDatastore):
         with os.scandir(self.labels_folder / FINAL) as entries:
             return {self._to_id(entry.name)[0]: fingerprint_of(entry) for entry in entries}
 
-    def _apply(self, found: _Difference) -> None:
+    def _apply(self, found: Difference) -> None:
         objects = self._datastore.objects
         for name, model in found.images.items():
             if name in objects:
@@ -733,71 +727,6 @@ class StudiesFolder(LocalDatastore):
             for tag in list(objects[name].labels):
                 self._note(name, tag, None)
             del objects[name]
-
-
-class _Difference:
-    """How files differ from what a folder knows. They were listed without the lock: what is gone is looked at again."""
-
-    def __init__(
-        self,
-        folder: StudiesFolder,
-        images: dict[str, str],
-        labels: dict[str, dict[str, str]],
-        stamps: dict[str, str],
-    ) -> None:
-        self._objects = folder._datastore.objects
-        self.gone = [name for name in self._objects if name not in images and not folder._has_image(name)]
-        self.images = {
-            name: folder._new_image(name, ending)
-            for name, ending in images.items()
-            if (name not in self._objects or self._objects[name].image.ext != ending) and folder._is_there(name, ending)
-        }
-        known = self._objects.keys() | self.images.keys()
-        self.lost = [
-            (name, tag)
-            for name, image in self._objects.items()
-            for tag, label in image.labels.items()
-            if name not in labels.get(tag, {}) and not folder._label_file(name, tag, label.ext).exists()
-        ]
-        unknown = {
-            (name, tag): ending
-            for tag, files in labels.items()
-            for name, ending in files.items()
-            if name in known
-            and self._ending(name, tag) != ending
-            and os.path.lexists(folder._label_file(name, tag, ending))
-        }
-        noted = folder._index.labels() if unknown else {}
-        self.labels = {
-            key: noted[key] if key in noted and noted[key].ext == ending else folder._found_label(*key, ending)
-            for key, ending in unknown.items()
-        }
-        for name, stamp in folder._stamps.items():
-            if stamps.get(name, stamp) != stamp and (name, FINAL) not in {*self.lost, *self.labels}:
-                label = self._objects[name].labels[FINAL]
-                if folder._stamp_now(name, label) != stamp:
-                    self.labels[name, FINAL] = folder._found_label(name, FINAL, label.ext)
-        self.changes: dict[str, bool | None] = {}
-        lost = set(self.lost)
-        for name in {*self.images, *(name for name, _ in [*self.lost, *self.labels])}:
-            image = self._objects.get(name)
-            there = image is not None and FINAL in image.labels and (name, FINAL) not in lost
-            self.changes[name] = there or (name, FINAL) in self.labels
-        self.changes.update(dict.fromkeys(self.gone))
-
-    def _ending(self, name: str, tag: str) -> str | None:
-        """Ending of a label that is known, None if it is not."""
-        label = self._objects[name].labels.get(tag) if name in self._objects else None
-        return None if label is None else label.ext
-
-    def write(self, change: IndexChange) -> None:
-        """Write it to the index."""
-        for name in self.gone:
-            change.drop_image(name)
-        for name, tag in self.lost:
-            change.drop_label(name, tag)
-        change.put_images(self.images)
-        change.put_labels({key: label for key, label in self.labels.items() if key[0] not in self.gone})
 
 
 def _without_checksum(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -815,42 +744,5 @@ def is_found(info: Mapping[str, Any]) -> bool:
     return label_ref(info).startswith(_FOUND)
 
 
-def _part(file: Path, key: str = "") -> Path:
-    """Another name in the same folder, for what is not to be seen."""
-    return file.with_name(f"{_PART}{key or uuid.uuid4().hex}")
-
-
-def _put_back(kept: Path, file: Path, error: BaseException) -> None:
-    """Make a file what it was before, under its other name if it was there.
-
-    Raises:
-        NotPutBackError: it cannot be.
-    """
-    try:
-        if kept.exists():
-            kept.replace(file)
-        else:
-            file.unlink(missing_ok=True)
-    except OSError as failure:
-        raise NotPutBackError(f"{file} could not be made what it was ({failure}), after: {error}") from error
-
-
 def _found(name: str, ending: str) -> DataModel:
     return DataModel.model_construct(ext=ending, info={"ts": int(time.time()), "name": f"{name}{ending}"})
-
-
-def _link(file: Path, name: Path) -> None:
-    """Give a file a second name; a copy where the file system knows no links."""
-    try:
-        os.link(file, name)
-    except OSError:
-        shutil.copy2(file, name)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,49 +1,52 @@
-"""The index of a studies folder: which images and labels there are and what is known of each, in one SQLite file.
+"""The index of a studies folder: which images and labels there are and what is known of each, in the store's database.
 
-The files are the truth: a damaged index is set aside and made again from them.
+The files are the truth: what is missing in the index is found again.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import sqlalchemy as sa
 from monailabel.datastore.local import DataModel, ImageLabelModel
+from sqlalchemy import orm
 
 from tasks.common.strict_json import sendable
-from tasks.store.database import READ_ONLY, open_engine
+from tasks.store.store import Store
+from tasks.store.tables import LABELLED, Event, Image, IndexedImage, IndexedLabel
 
-logger = logging.getLogger(__name__)
-
-_METADATA = sa.MetaData()
-_IMAGES = sa.Table(
-    "images",
-    _METADATA,
-    sa.Column("image_id", sa.String, primary_key=True),
-    sa.Column("ext", sa.String, nullable=False),
-    sa.Column("info", sa.JSON, nullable=False),
-)
-_LABELS = sa.Table(
-    "labels",
-    _METADATA,
-    sa.Column("image_id", sa.String, primary_key=True),
-    sa.Column("tag", sa.String, primary_key=True),
-    sa.Column("ext", sa.String, nullable=False),
-    sa.Column("info", sa.JSON, nullable=False),
-)
+_IMAGES, _LABELS = cast(sa.Table, IndexedImage.__table__), cast(sa.Table, IndexedLabel.__table__)
 _CHUNK = 5000
+"""Rows, or values, in one statement."""
+
+
+@dataclass(frozen=True)
+class NotedLabel:
+    """A final label that the history has a line of.
+
+    Attributes:
+        ref: its name.
+        stamp: size and time of its file.
+        info: what the history tells of it, and who gave it.
+    """
+
+    ref: str
+    stamp: str
+    info: Mapping[str, Any]
 
 
 class IndexChange:
-    """What is written to an index in one transaction."""
+    """What is written to an index in one transaction.
 
-    def __init__(self, connection: sa.Connection) -> None:
-        self._connection = connection
+    Attributes:
+        session: the transaction, for what must hold together with it.
+    """
+
+    def __init__(self, session: orm.Session) -> None:
+        self.session = session
 
     def put_images(self, images: Mapping[str, DataModel]) -> None:
         """Add or replace images."""
@@ -55,66 +58,39 @@ class IndexChange:
 
     def drop_image(self, image_id: str) -> None:
         """Forget an image; what is noted of its labels stays, for the day it comes back."""
-        self._connection.execute(sa.delete(_IMAGES).where(_IMAGES.c.image_id == image_id))
+        self.session.execute(sa.delete(IndexedImage).where(IndexedImage.image_id == image_id))
 
     def drop_label(self, image_id: str, tag: str) -> None:
         """Forget a label."""
-        self._connection.execute(sa.delete(_LABELS).where(_LABELS.c.image_id == image_id, _LABELS.c.tag == tag))
+        self.session.execute(sa.delete(IndexedLabel).where(IndexedLabel.image_id == image_id, IndexedLabel.tag == tag))
 
     def _replace(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+        keys = [column.name for column in table.primary_key]
+        old = sa.delete(table).where(*(table.c[key] == sa.bindparam(f"old_{key}") for key in keys))
         for start in range(0, len(rows), _CHUNK):
-            self._connection.execute(sa.insert(table).prefix_with("OR REPLACE"), rows[start : start + _CHUNK])
+            part = rows[start : start + _CHUNK]
+            self.session.connection().execute(old, [{f"old_{key}": row[key] for key in keys} for row in part])
+            self.session.connection().execute(sa.insert(table), part)
 
 
 class Index:
-    """The index file.
+    """The index's tables in a store.
 
     Args:
-        file: SQLite file, made if missing.
-        repair: set a damaged one aside and start anew; else it is an error.
+        store: the database.
     """
 
-    def __init__(self, file: Path, repair: bool = True) -> None:
-        self.file = file
-        try:
-            self._engine = self._open()
-        except sa.exc.DatabaseError as error:
-            if not repair or not _is_damage(error):
-                raise
-            self._set_aside(error)
-            self._engine = self._open()
-
-    def _open(self) -> sa.Engine:
-        engine = open_engine(f"sqlite:///{self.file}")
-        try:
-            _METADATA.create_all(engine)
-            with engine.connect() as connection:
-                found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
-                if found != "ok":
-                    raise sa.exc.DatabaseError("PRAGMA quick_check", None, ValueError(f"malformed: {found}"))
-        except Exception:
-            engine.dispose()
-            raise
-        return engine
-
-    def _set_aside(self, error: Exception) -> None:
-        stamp = dt.datetime.now(dt.timezone.utc).strftime("%Y%m%dT%H%M%S")
-        aside = self.file.with_name(f"{self.file.name}.damaged-{stamp}")
-        logger.error("%s is damaged (%s); it is kept as %s and made again from the files", self.file, error, aside.name)
-        for ending in ("", "-wal", "-shm"):
-            part = self.file.with_name(self.file.name + ending)
-            if part.exists():
-                part.replace(aside.with_name(aside.name + ending))
+    def __init__(self, store: Store) -> None:
+        self.store = store
 
     def load(self) -> dict[str, ImageLabelModel]:
         """Everything in the index, by image id."""
         construct = ImageLabelModel.model_construct
-        with self._engine.connect().execution_options(**READ_ONLY) as connection:
+        with self.store.reading() as session:
+            columns = (IndexedImage.image_id, IndexedImage.ext, IndexedImage.info)
             objects = {
-                row.image_id: construct(
-                    image=DataModel.model_construct(ext=row.ext, info=sendable(row.info)), labels={}
-                )
-                for row in connection.execute(sa.select(_IMAGES).order_by(_IMAGES.c.image_id))
+                row.image_id: construct(image=_model(row), labels={})
+                for row in session.execute(sa.select(*columns).order_by(IndexedImage.image_id))
             }
         for (image_id, tag), label in self.labels().items():
             if image_id in objects:
@@ -123,26 +99,46 @@ class Index:
 
     def labels(self) -> dict[tuple[str, str], DataModel]:
         """All labels by image id and tag: also those of images that are gone, and what another process has noted."""
-        with self._engine.connect().execution_options(**READ_ONLY) as connection:
-            return {
-                (row.image_id, row.tag): DataModel.model_construct(ext=row.ext, info=sendable(row.info))
-                for row in connection.execute(sa.select(_LABELS))
-            }
+        columns = (IndexedLabel.image_id, IndexedLabel.tag, IndexedLabel.ext, IndexedLabel.info)
+        with self.store.reading() as session:
+            return {(row.image_id, row.tag): _model(row) for row in session.execute(sa.select(*columns))}
+
+    def noted(self, image_ids: Collection[str]) -> dict[str, NotedLabel]:
+        """The final labels that the history has a line of, by image id."""
+        found: dict[str, NotedLabel] = {}
+        names = sorted(image_ids)
+        with self.store.reading() as session:
+            for start in range(0, len(names), _CHUNK):
+                wanted = names[start : start + _CHUNK]
+                last = sa.select(sa.func.max(Event.id)).where(Event.event == LABELLED, Event.image_id.in_(wanted))
+                events = session.scalars(sa.select(Event).where(Event.id.in_(last.group_by(Event.image_id))))
+                infos = {event.image_id: {**event.details, "client_id": event.client_id} for event in events}
+                named = (Image.label_ref.is_not(None), Image.label_stamp.is_not(None))
+                query = sa.select(Image.image_id, Image.label_ref, Image.label_stamp)
+                for row in session.execute(query.where(Image.image_id.in_(wanted), *named)):
+                    info = infos.get(row.image_id, {})
+                    found[row.image_id] = NotedLabel(row.label_ref, row.label_stamp, info)
+        return found
+
+    def clear(self) -> int:
+        """Forget everything: the next start finds images and labels again by their files.
+
+        Returns:
+            How many images and labels it knew.
+        """
+        with self.store.transaction() as session:
+            return sum(session.connection().execute(sa.delete(table)).rowcount for table in (_IMAGES, _LABELS))
 
     @contextmanager
     def change(self) -> Iterator[IndexChange]:
         """One atomic change: kept at the end, forgotten on any exception."""
-        with self._engine.begin() as connection:
-            yield IndexChange(connection)
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
+        with self.store.transaction() as session:
+            yield IndexChange(session)
 
 
 def _row(model: DataModel, **key: str) -> dict[str, Any]:
     return {**key, "ext": model.ext, "info": model.info}
 
 
-def _is_damage(error: sa.exc.DatabaseError) -> bool:
-    return any(words in str(error) for words in ("malformed", "not a database", "encrypted"))
+def _model(row: sa.Row[Any]) -> DataModel:
+    return DataModel.model_construct(ext=row.ext, info=sendable(row.info))

@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from strategies.assignment import Assignment
-from tasks.rounds.reconciliation import LABELLED, close_finished
+from tasks.rounds.reconciliation import close_finished
 from tasks.rounds.rounds import Rounds, remaining_in
 from tasks.store.revisions import note_labels
 from tasks.store.store import serving_version
-from tasks.store.tables import Event, Image, Lease, Record, Round, Skip
+from tasks.store.tables import LABELLED, Event, Image, Lease, Record, Round, Skip
 
 SKIPPED = "skipped"
 UNDONE = "undone"

@@ -18,11 +18,10 @@ from sqlalchemy import orm
 
 from tasks.rounds.scored_pool import waiting
 from tasks.store.revisions import note_labels, touch_labels
-from tasks.store.tables import Event, Image, Lease, Round, RoundImage, Skip
+from tasks.store.tables import LABELLED, Event, Image, Lease, Round, RoundImage, Skip
 
 logger = logging.getLogger(__name__)
 
-LABELLED = "labelled"
 LABEL_REMOVED = "label_removed"
 IMAGE_REMOVED = "image_removed"
 _CHUNK = 5000

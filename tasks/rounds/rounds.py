@@ -136,16 +136,29 @@ class Rounds:
         self._plans.clear()
 
     def note(self, states: Sequence[ImageState]) -> Noted:
-        """Bring the store in line with what the datastore has told, in one transaction.
+        """Bring the store in line with the datastore, in one transaction.
 
         Args:
-            states: images as the datastore told of them, in that order.
+            states: images as the datastore has them, in the order in which they became so.
         """
         with self.store.transaction() as session:
-            noted = reconcile(session, self.clock(), states)
-        for plan in list(self._plans.values()):
-            for image_id in noted.gone:
-                plan.lose(image_id)
+            return self.note_within(session, states)
+
+    def note_within(self, session: orm.Session, states: Sequence[ImageState]) -> Noted:
+        """The same as part of a transaction that changes the datastore's index too.
+
+        Args:
+            session: a writing transaction.
+            states: images as the datastore has them, in the order in which they became so.
+        """
+        noted = reconcile(session, self.clock(), states)
+
+        def leave_plans(_: orm.Session) -> None:
+            for plan in list(self._plans.values()):
+                for image_id in noted.gone:
+                    plan.lose(image_id)
+
+        sa.event.listen(session, "after_commit", leave_plans, once=True)
         return noted
 
     def open_scored(self, strategy: QueryStrategy) -> None:

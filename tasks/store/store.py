@@ -19,8 +19,9 @@ from sqlalchemy import orm
 
 from tasks.store import revisions
 from tasks.store.database import PATIENCE_SECONDS, READ_ONLY, open_engine
-from tasks.store.tables import Base, Event, Image, Model, Record, Round, Scoring, Skip, Training, now
+from tasks.store.tables import Event, Image, Model, Record, Round, Scoring, Skip, Training, now
 from tasks.store.turns import Turns
+from tasks.store.upgrade import bring_up_to_date
 
 _CHUNK = 10_000
 """Values in one query."""
@@ -68,7 +69,7 @@ class Store:
             # Other databases have queues of their own.
             self._turn = Turns(patience).turn if self.engine.dialect.name == "sqlite" else nullcontext
             self._reader = self.engine.execution_options(**READ_ONLY)
-            _create_tables(self.engine)
+            bring_up_to_date(self.engine)
             self.check_writable()
         except (sa.exc.SQLAlchemyError, ImportError, OSError, ValueError, TypeError) as error:
             words = str(getattr(error, "orig", None) or error).partition("\n")[0]
@@ -105,37 +106,12 @@ class Store:
 
     # Images
 
-    def sync_images(self, images: Mapping[str, bool]) -> None:
-        """Bring the image table in line with a pool that nobody labels; see :mod:`tasks.rounds.reconciliation`.
-
-        Args:
-            images: every image id -> whether it has a final label.
-        """
-        with self.transaction() as session:
-            has_label = sa.or_(Image.labelled, Image.reopened).label("has_label")
-            known = session.execute(sa.select(Image.image_id, has_label).where(Image.present)).all()
-            before: dict[str, bool] = {row.image_id: bool(row.has_label) for row in known}
-            changes: dict[str, bool | None] = {
-                image_id: labelled for image_id, labelled in images.items() if before.get(image_id) != labelled
-            }
-            changes |= dict.fromkeys(before.keys() - images.keys())
-            _change_images(session, changes)
-
     def noted_labels(self) -> dict[str, tuple[str, str]]:
         """Image id -> name, and size and time of the file, of the final label that was last noted."""
         known = (Image.label_ref.is_not(None), Image.label_stamp.is_not(None))
         query = sa.select(Image.image_id, Image.label_ref, Image.label_stamp).where(Image.present, *known)
         with self.reading() as session:
             return {row.image_id: (row.label_ref, row.label_stamp) for row in session.execute(query)}
-
-    def change_images(self, changes: Mapping[str, bool | None]) -> None:
-        """Note what has changed in the datastore.
-
-        Args:
-            changes: image id -> whether it has a final label; None once it is gone.
-        """
-        with self.transaction() as session:
-            _change_images(session, changes)
 
     def image_ids(self, labelled: bool | None = None) -> list[str]:
         """Ids of the present images, ascending; optionally only the labelled or the unlabelled ones."""
@@ -366,59 +342,3 @@ def _plain(row: Record) -> ImageRecord:
         embedding=None if row.embedding is None else embeddings_of([row.embedding])[0],
         error=row.error,
     )
-
-
-def _change_images(session: orm.Session, changes: Mapping[str, bool | None]) -> None:
-    names = sorted(changes)
-    known: dict[str, Any] = {}
-    for start in range(0, len(names), _CHUNK):
-        part = names[start : start + _CHUNK]
-        query = sa.select(Image.image_id, Image.labelled, Image.reopened, Image.present)
-        known.update((row.image_id, row) for row in session.execute(query.where(Image.image_id.in_(part))))
-    rows: list[dict[str, Any]] = []
-    given: list[str] = []
-    removed: list[str] = []
-    moved: list[str] = []
-    for name, has_label in changes.items():
-        before = known.get(name)
-        reopened = before is not None and before.reopened
-        had_label = before is not None and (before.labelled or reopened)
-        if has_label is None:
-            rows.append({"image_id": name, "present": False})
-        else:
-            # The label that a reopened image still has is not the one that is wanted of it.
-            rows.append({"image_id": name, "labelled": has_label and not reopened, "present": True})
-        if before is not None and had_label and (has_label is None) == before.present:
-            moved.append(name)  # away with its label, or back
-        elif has_label and not had_label:
-            given.append(name)
-        elif had_label and has_label is False:
-            removed.append(name)
-    new = [row for row in rows if row["image_id"] not in known and "labelled" in row]
-    if new:
-        session.execute(sa.insert(Image), new)
-    if other := [row for row in rows if row["image_id"] in known]:
-        session.execute(sa.update(Image), other)
-    if given:
-        revisions.note_labels(session, dict.fromkeys(given))
-    if removed:
-        revisions.note_labels(session, dict.fromkeys(removed), given=False)
-    if moved:
-        revisions.touch_labels(session, moved)
-
-
-def _create_tables(engine: sa.Engine) -> None:
-    """Create what is missing: tables, and columns and indices that a store of an earlier version lacks."""
-    with engine.begin() as connection:
-        Base.metadata.create_all(connection)
-        there = sa.inspect(connection)
-        for table in Base.metadata.sorted_tables:
-            names = {column["name"] for column in there.get_columns(table.name)}
-            for column in table.columns:
-                if column.name not in names:
-                    definition = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
-                    name = engine.dialect.identifier_preparer.format_table(table)
-                    connection.execute(sa.DDL(f"ALTER TABLE {name} ADD COLUMN {definition}"))
-            for index in table.indexes:
-                index.create(connection, checkfirst=True)
-        revisions.number_old_labels(connection)

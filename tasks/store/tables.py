@@ -1,4 +1,7 @@
-"""The tables of the store."""
+"""The tables of the store.
+
+Whoever changes one adds a migration to ``tasks/store/migrations/versions``: stores of every earlier version must open.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,28 @@ class Image(Base):
     label_schema: orm.Mapped[int | None] = orm.mapped_column(default=None)
     reopened: orm.Mapped[bool] = orm.mapped_column(default=False, server_default=sa.false())
     label_ref: orm.Mapped[str | None] = orm.mapped_column(default=None)
+
+
+class IndexedImage(Base):
+    """An image in the datastore's index, see :mod:`tasks.datastore.index`: its file's ending, and what is kept with it.
+
+    The index's two tables can be made again from the files; nothing else refers to them.
+    """
+
+    __tablename__ = "index_images"
+    image_id: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    ext: orm.Mapped[str]
+    info: orm.Mapped[dict[str, Any]]
+
+
+class IndexedLabel(Base):
+    """A label of a tag in the datastore's index: its file's ending, and what is kept with it."""
+
+    __tablename__ = "index_labels"
+    image_id: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    tag: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    ext: orm.Mapped[str]
+    info: orm.Mapped[dict[str, Any]]
 
 
 class Record(Base):
@@ -195,6 +220,10 @@ class Skip(Base):
     client_id: orm.Mapped[str]
     reason: orm.Mapped[str]
     at: orm.Mapped[dt.datetime] = orm.mapped_column(default=now)
+
+
+LABELLED = "labelled"
+"""The event of a final label that was given."""
 
 
 class Event(Base):

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tasks.datastore.folder import HISTORY
 from tasks.store.retention import delete_history
-from tasks.store.store import Store
+from tasks.tools.stores import store_of
 
 _STAMP = "%Y%m%dT%H%M%S.%f"
 
@@ -54,13 +54,7 @@ def main(
     store: Annotated[str, typer.Option(help="as the server's --conf store; default the file in STUDIES")] = "",
 ) -> None:
     """Delete the history of answers and the earlier versions of labels that are older than a date."""
-    location = store or str(studies / "active_learning" / "store.sqlite")
-    if "://" not in location and not Path(location).is_file():
-        raise typer.BadParameter(f"there is no store {location}", param_hint="--store")
-    try:
-        database = Store(location)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--store") from error
+    database = store_of(studies, store)
     lines = delete_history(database, before)
     database.close()
     files = delete_versions(studies / "labels" / HISTORY, before)

@@ -5,8 +5,9 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import nibabel
@@ -17,10 +18,9 @@ from monailabel.interfaces.utils.app import app_instance
 from sqlalchemy.exc import OperationalError
 
 from apps.server import app as shared
-from tasks.datastore import index
 from tasks.store.database import open_engine
 from tasks.store.tables import Lease
-from tests.server import APP
+from tests.server import APP, ROOT
 from tests.tiny import history_of, write_volume
 
 SHAPE = (6, 5, 4)
@@ -42,7 +42,6 @@ def folder(tmp_path):
 @pytest.fixture
 def make(folder, monkeypatch):
     monkeypatch.setattr(shared, "PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr(index, "open_engine", partial(open_engine, patience=0.1))
     apps = []
 
     def build(**conf: str):
@@ -99,10 +98,13 @@ def held_by_another_program(file):
     other.close()
 
 
-@pytest.mark.parametrize("database", ["active_learning/store.sqlite", "datastore.sqlite"])
-def test_while_another_program_holds_a_database_nothing_is_stored_and_it_is_said(http, app, folder, database):
+def store_of(folder: Path) -> Path:
+    return folder / "active_learning" / "store.sqlite"
+
+
+def test_while_another_program_holds_the_database_nothing_is_stored_and_it_is_said(http, app, folder):
     assert ask(http).json()["id"] == "image0"
-    with held_by_another_program(folder / database):
+    with held_by_another_program(store_of(folder)):
         answer = put(http, "image0")
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
         assert "in use by another program" in answer.json()["detail"]
@@ -115,7 +117,7 @@ def test_while_another_program_holds_a_database_nothing_is_stored_and_it_is_said
 
 
 def test_a_database_that_is_read_only_is_said_and_nothing_is_stored(http, app, folder):
-    writable, file = app.store.engine, folder / "active_learning" / "store.sqlite"
+    writable, file = app.store.engine, store_of(folder)
     app.store.engine = open_engine(f"sqlite:///file:{file}?mode=ro&uri=true", 0.1)
     for answer in (put(http, "image0"), ask(http), http.delete("/datastore/image", params={"id": "image1"})):
         assert answer.status_code == 503
@@ -129,36 +131,48 @@ def test_a_database_that_is_read_only_is_said_and_nothing_is_stored(http, app, f
 @pytest.mark.parametrize(
     ("words", "status"), [("database or disk is full", 507), ("database is locked", 503), ("disk I/O error", 503)]
 )
-def test_a_label_that_is_stored_and_not_noted_is_not_called_lost_and_not_given_out_again(
-    http, app, folder, monkeypatch, words, status
+@pytest.mark.parametrize("place", ["note_within", "commit"])
+def test_a_label_that_cannot_be_noted_is_not_stored_either_and_can_be_sent_again(
+    http, app, folder, monkeypatch, words, status, place
 ):
     ask(http, "ann")
     ask(http, "bob")
+    assert put(http, "image3", "eve").status_code == 200
+    before = (folder / "labels" / "final" / "image3.nii").read_bytes()
+
+    def fail(*_):
+        raise OperationalError("INSERT", {}, Exception(words))
+
     with monkeypatch.context() as patch:
-
-        def fail(states):
-            raise OperationalError("INSERT", {}, Exception(words))
-
-        patch.setattr(app.rounds, "note", fail)
-        stored = [put(http, "image0", "ann"), put(http, "image0", "eve", 3), put(http, "image1", "bob")]
-        for answer in stored:
-            assert answer.status_code == 200
-            assert shared.NOT_NOTED in answer.json()["notes"]
-        assert ask(http, "ann").status_code == status
-        assert lines(app) == []
-        app.loop.settle()
-    app.loop.settle()
+        if place == "commit":
+            patch.setattr(sa.orm.Session, "commit", fail)
+            patch.setattr(sa.orm.SessionTransaction, "commit", fail)
+        else:
+            patch.setattr(app.rounds, place, fail)
+        for answer in (put(http, "image0", "ann"), put(http, "image3", "ann", 3), put(http, "image1", "bob")):
+            assert answer.status_code == status
+    agree(app, folder)
+    assert (folder / "labels" / "final" / "image3.nii").read_bytes() == before
+    assert not (folder / "labels" / "history" / "image3").exists() or not [
+        *(folder / "labels" / "history" / "image3").iterdir()
+    ]
+    assert ask(http, "ann").json()["id"] == "image0"  # still theirs
+    for image, reader in (("image0", "ann"), ("image3", "ann"), ("image1", "bob")):
+        assert put(http, image, reader, 4).status_code == 200
     assert ask(http, "ann").json()["id"] == "image2"
     agree(app, folder)
-    assert lines(app) == [("labelled", "image0", "ann"), ("labelled", "image0", "eve"), ("labelled", "image1", "bob")]
+    assert lines(app) == [
+        *(("labelled", "image3", "eve"), ("labelled", "image0", "ann")),
+        *(("labelled", "image3", "ann"), ("labelled", "image1", "bob")),
+    ]
 
 
-def test_what_was_stored_when_the_server_was_killed_has_its_line_at_the_next_start_once(http, app, folder, make):
+def test_what_came_while_the_server_was_away_has_its_line_at_the_next_start_once(http, app, folder, make):
     ask(http, "ann")
     assert put(http, "image0", "ann").status_code == 200
     datastore = app.datastore()
     file = folder.parent / "label.nii"
-    for name, client in (("image0", "eve"), ("image1", "bob")):  # killed before the store
+    for name, client in (("image0", "eve"), ("image1", "bob")):
         file.write_bytes(label(5))
         datastore.save_label(name, str(file), "final", {"client_id": client, "answer_id": f"of {client}"})
     shutil.copy(file, folder / "labels" / "final" / "image2.nii")
@@ -242,9 +256,11 @@ def test_an_undo_whose_answer_is_lost_is_repeated_without_harm(http, app, folder
 
 def test_an_undo_that_cannot_remove_the_label_is_finished_later(http, app, folder):
     assert put(http, ask(http).json()["id"]).status_code == 200
-    with held_by_another_program(folder / "datastore.sqlite"):
-        assert undo(http, "u").status_code == 503
-        app.loop.settle()
+    take_back = app.datastore().take_back
+    app.datastore().take_back = lambda *_: (_ for _ in ()).throw(OperationalError("", {}, Exception("disk I/O error")))
+    assert undo(http, "u").status_code == 503
+    app.loop.settle()
+    app.datastore().take_back = take_back
     assert ask(http, "bob").json()["id"] == "image1"  # ann has the first again
     app.loop.settle()
     agree(app, folder)
@@ -310,7 +326,7 @@ def test_a_folder_that_cannot_be_written_is_said(http, app, folder, monkeypatch)
     def fail(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
 
-    monkeypatch.setattr("tasks.datastore.folder.shutil.copyfileobj", fail)
+    monkeypatch.setattr("tasks.datastore.writes.shutil.copyfileobj", fail)
     answer = put(http, "image0")
     assert answer.status_code == 503
     assert "Read-only file system" in answer.json()["detail"]
@@ -333,7 +349,7 @@ def test_where_taking_back_fails_too_the_old_version_is_kept_and_nothing_is_prom
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", fails_the_second_time)
-        patch.setattr("tasks.datastore.folder._sync_folder", lambda place: full() if place.name == "final" else None)
+        patch.setattr("tasks.datastore.writes.sync_folder", lambda place: full() if place.name == "final" else None)
         answer = put(http, "image0", voxels=3)
     assert answer.status_code == 500
     assert "nor take back what it had begun" in answer.json()["detail"]
@@ -363,3 +379,25 @@ def test_the_checksum_is_told_with_the_image_and_compared(http, app, folder):
         return http.head("/datastore/image", params={"image": "image0", "check_sum": value}).status_code
 
     assert [head(checksum), head(checksum.partition(":")[2]), head("SHA256:00"), head("MD5:00")] == [200, 200, 404, 404]
+
+
+def test_an_index_that_was_forgotten_is_made_again_and_who_gave_the_labels_is_still_known(http, app, folder, make):
+    for image, reader in (("image0", "ann"), ("image1", "bob"), ("image1", "eve")):
+        assert put(http, image, reader).status_code == 200
+    shutil.copy(folder / "labels" / "final" / "image0.nii", folder / "labels" / "final" / "image2.nii")
+    app.datastore().refresh()
+    before, told = [*history_of(app.store)], http.get("/datastore/label/info?label=image1&tag=final").json()
+    app.datastore().close()
+    app.store.close()
+    command = [sys.executable, "-m", "tasks.reindex", str(folder)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "7 images and labels are forgotten" in result.stdout
+    again = make()
+    agree(again, folder)
+    assert [*history_of(again.store)] == before
+    infos = again.datastore().with_label("final")
+    assert {name: info.get("client_id", "") for name, info in infos.items()} == {
+        **{"image0": "ann", "image1": "eve", "image2": ""},
+    }
+    kept = ("client_id", "segments", "previous", "ref")
+    assert {name: infos["image1"][name] for name in kept} == {name: told[name] for name in kept}

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import nibabel
@@ -136,18 +137,35 @@ def test_a_request_that_is_sent_by_halves_harms_nobody(serve):
     assert server.get("/info/").json()["datastore"]["completed"] == 1
 
 
-def test_a_damaged_index_does_not_keep_a_server_from_starting(serve):
+@pytest.mark.parametrize("damage", ["all", "a page of the index"])
+def test_a_damaged_store_does_not_keep_a_server_from_starting_and_what_can_be_read_is_kept(serve, damage):
     server = serve(3)
     for image in ("image0000", "image0001"):
         files = {"label": ("label.nii", label())}
-        assert requests.put(f"{server.url}/datastore/label?image={image}", files=files, timeout=10).status_code == 200
+        params = {"params": json.dumps({"client_id": "ann"})}
+        answer = requests.put(f"{server.url}/datastore/label?image={image}", files=files, data=params, timeout=10)
+        assert answer.status_code == 200
+    history = server.get("/al/history").text
     server.kill()
-    folder = Path(server.studies)
-    for ending in ("-wal", "-shm"):
-        (folder / f"datastore.sqlite{ending}").unlink(missing_ok=True)
-    (folder / "datastore.sqlite").write_bytes(b"damaged" * 1000)
+    file = Path(server.studies) / "active_learning" / "store.sqlite"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    if damage == "all":
+        file.write_bytes(b"damaged" * 1000)
+    else:
+        with closing(sqlite3.connect(file)) as connection:
+            (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'index_labels'").fetchone()
+            (size,) = connection.execute("PRAGMA page_size").fetchone()
+        content = bytearray(file.read_bytes())
+        content[(page - 1) * size : page * size] = b"\xff" * size
+        file.write_bytes(content)
     server.start()
     assert server.get("/info/").json()["datastore"] == {"total": 3, "completed": 2, "label_tags": {"final": 2}}
+    if damage != "all":
+        assert server.get("/al/history").text == history
+        told = server.get("/datastore/label/info?label=image0001&tag=final").json()
+        assert told["client_id"] == "ann"
+    assert len(list(file.parent.glob("store.sqlite.damaged-*"))) >= 1
 
 
 def test_a_full_disk_is_said_and_work_goes_on_when_there_is_space(tmp_path):

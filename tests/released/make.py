@@ -30,8 +30,9 @@ from PIL import Image
 
 ARCHIVE_URL = "http://127.0.0.1:1/dicom-web"
 """Nothing answers there: an archive that is away. A stand-in answers while the folder is made."""
-A_CENTURY = 60 * 24 * 365 * 100
-CONF = {"preset": "small", "auto_train": "false", "lease_minutes": str(A_CENTURY)}
+NINETEEN_YEARS = 10_000_000
+"""The longest lease in minutes that all versions take; the folders up to 0.4.0 were made with a century."""
+CONF = {"preset": "small", "auto_train": "false", "lease_minutes": str(NINETEEN_YEARS)}
 LABELS = {"volume_segmentation": "tumor", "image_classification": "clear,disc", "image_segmentation": "lesion"}
 QUICK: dict[str, Any] = {"iterations_per_epoch": 5, "max_epochs": 20, "val_interval": 10, "first_features": 4}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -314,7 +315,8 @@ def checksums(folder: Path) -> dict[str, str]:
     """Path in a folder -> SHA-256 of the file; empty for the databases, which change when they are opened."""
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if not path.suffix.startswith(".sqlite-"):  # SQLite's own, gone with the last connection
+        # SQLite's own and temporary files are gone with the last connection, or the process.
+        if not path.suffix.startswith(".sqlite-") and "tmp" not in path.parts:
             content = b"" if path.suffix == ".sqlite" else path.read_bytes()
             found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest() if content else ""
     return found
@@ -337,7 +339,7 @@ def make(checkout: Path, name: str, out: Path, temporary: Path) -> None:
 
     app = app_instance()
     app.loop.start = lambda: None  # trainings and scorings are those below, in this process
-    with TestClient(server) as http:
+    with TestClient(server, base_url="http://127.0.0.1") as http:
         strategies = list(http.get("/info/").json()["strategies"])
         readers = Readers(http, kind, strategies[0])
         work(app, readers, archive)

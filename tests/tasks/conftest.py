@@ -5,6 +5,7 @@ import pytest
 
 from tasks.rounds.rounds import Rounds
 from tasks.store.store import ImageRecord, Store
+from tests.tiny import sync_images
 
 
 class Clock:
@@ -29,7 +30,7 @@ def clock() -> Clock:
 def pool(store):
     """Twelve images; scores of version v1 descend with the id, image 03 is unreadable."""
     ids = [f"image{i:02d}" for i in range(12)]
-    store.sync_images(dict.fromkeys(ids, False))
+    sync_images(store, dict.fromkeys(ids, False))
     return ids
 
 

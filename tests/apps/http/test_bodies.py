@@ -126,9 +126,9 @@ def test_what_older_versions_stored_does_not_break_lists(folder, monkeypatch):  
     first.store.close()
     first.datastore().close()
     bad = json.dumps({"x": float("nan"), "y": [float("-inf")], "client_id": "\ud800", "\udc00": {"deep": "\ud83d"}})
-    engine = sa.create_engine(f"sqlite:///{folder / 'datastore.sqlite'}")
+    engine = sa.create_engine(f"sqlite:///{folder / 'active_learning' / 'store.sqlite'}")
     with engine.begin() as connection:
-        for table in ("images", "labels"):
+        for table in ("index_images", "index_labels"):
             connection.exec_driver_sql(f"UPDATE {table} SET info = ? WHERE image_id = 'image0'", (bad,))
     engine.dispose()
     monkeypatch.setattr("monailabel.interfaces.utils.app.apps", {})

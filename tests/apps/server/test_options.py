@@ -13,6 +13,7 @@ from strategies.catalogue import CATALOGUE
 from tasks.rounds.rounds import Rounds
 from tasks.store.store import Store
 from tests.server import APP
+from tests.tiny import sync_images
 
 
 def test_defaults_are_the_app_s():
@@ -111,7 +112,7 @@ def test_the_largest_values_work(tmp_path, name):
     high = BOUNDS[name][1]
     options = Options.parse({name: str(high)})
     store = Store(tmp_path / "store.sqlite")
-    store.sync_images({"a": False, "b": False})
+    sync_images(store, {"a": False, "b": False})
     rounds = Rounds(store, options.batch_size, options.lease_minutes, options.seed)
     assert rounds.next_image(CATALOGUE["random"], "ann").image_id in ("a", "b")
     store.close()

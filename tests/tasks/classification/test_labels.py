@@ -68,7 +68,7 @@ def test_labels_are_found_again_and_are_no_images(folder, tmp_path):
     assert again.get_labeled_images() == ["p0_0"]
     assert "notes" not in again.list_images()
     again.close()
-    (tmp_path / "studies" / "datastore.sqlite").unlink()
+    (tmp_path / "studies" / "active_learning" / "store.sqlite").unlink()
     assert GradedFolder(str(tmp_path / "studies"), classes=CLASSES).get_labeled_images() == ["p0_0"]
 
 

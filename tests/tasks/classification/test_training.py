@@ -19,7 +19,7 @@ from tasks.learning.training import MembersTrainTask, TrainingError
 from tasks.rounds.rounds import Rounds
 from tasks.store.label_names import LabelNames
 from tests.tasks.classification.conftest import CLASSES, QUICK
-from tests.tiny import take_label
+from tests.tiny import sync_images, take_label
 
 RATES = {**QUICK, "learning_rates": "0.01,0.001,0.0001"}
 
@@ -205,7 +205,7 @@ def test_grades_of_before_a_class_was_added_say_nothing_about_it(registry, datas
     """Their loss does not depend on the new class's output; they do not validate."""
     names, store, classes = LabelNames(registry.store), registry.store, (*CLASSES, "ring")
     names.declare(CLASSES, first_value=0)
-    store.sync_images(datastore.labelled())
+    sync_images(store, {name: now.label is not None for name, now in datastore.images_now().items()})
     names.declare(classes, first_value=0, add=True)
     stats = trainer(registry, classes=classes)(dict(QUICK), datastore)
     assert registry.load(CLASSIFIER).labels == list(CLASSES)

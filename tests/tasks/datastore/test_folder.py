@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
 from tasks.common.files import ImageError, LabelError
-from tasks.datastore.folder import StudiesFolder
+from tasks.datastore.folder import StudiesFolder, label_ref
 from tasks.datastore.rules import Accepted
 from tests.tiny import label_image, write_volume
 
@@ -51,7 +51,7 @@ class InterruptedHereError(Exception):
     pass
 
 
-@pytest.mark.parametrize("place", ["os.fsync", "tasks.datastore.folder._sync_folder", "tasks.datastore.index._row"])
+@pytest.mark.parametrize("place", ["os.fsync", "tasks.datastore.writes.sync_folder", "tasks.datastore.index._row"])
 @pytest.mark.parametrize("labelled", [False, True])
 def test_a_write_that_fails_anywhere_changes_nothing(folder, monkeypatch, place, labelled):
     datastore = StudiesFolder(str(folder))
@@ -101,7 +101,7 @@ def test_what_a_kill_left_half_written_is_cleared_at_the_next_start(folder):
 
 
 @pytest.mark.parametrize("labelled", [False, True])
-@pytest.mark.parametrize("place", ["tasks.datastore.folder._sync_folder", "tasks.datastore.index._row", "commit"])
+@pytest.mark.parametrize("place", ["tasks.datastore.writes.sync_folder", "tasks.datastore.index._row", "commit"])
 def test_a_kill_between_a_label_s_file_and_its_row_leaves_both_as_they_were(folder, labelled, place):
     datastore = StudiesFolder(str(folder))
     if labelled:
@@ -144,21 +144,36 @@ def die() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense" * 1000, "half"])
-def test_a_damaged_index_is_made_again_from_the_files_and_kept_aside(folder, content):
+def test_a_damaged_index_of_an_earlier_version_is_made_again_from_the_files_and_left_where_it_is(folder, content):
     datastore = StudiesFolder(str(folder))
     datastore.save_label("image1", str(label(folder)), "final", {"client_id": "ann"})
     datastore.close()
     index = folder / "datastore.sqlite"
+    shutil.move(folder / "active_learning" / "store.sqlite", index)
     damaged = index.read_bytes()[:5000] if content == "half" else content
     index.write_bytes(damaged)
-    for ending in ("-wal", "-shm"):
-        index.with_name(index.name + ending).unlink(missing_ok=True)
     again = StudiesFolder(str(folder))
     assert sorted(again.list_images()) == ["image0", "image1", "image2"]
     assert again.get_labeled_images() == ["image1"]
-    if damaged:
-        (aside,) = folder.glob("datastore.sqlite.damaged-*")
-        assert aside.read_bytes() == damaged
+    assert index.read_bytes() == damaged
+
+
+def test_a_label_that_comes_back_from_a_backup_was_not_changed_by_hand(folder):
+    datastore = StudiesFolder(str(folder))
+    datastore.save_label("image1", str(label(folder)), "final", {"client_id": "ann"})
+    datastore.save_label("image2", str(label(folder)), "final", {"client_id": "bob"})
+    known = {
+        name: (label_ref(now.label), now.stamp) for name, now in datastore.images_now().items() if now.label is not None
+    }
+    datastore.close()
+    final = folder / "labels" / "final"
+    for name, later in (("image1", 0), ("image2", 1)):
+        seconds = int((final / f"{name}.nii.gz").stat().st_mtime)
+        os.utime(final / f"{name}.nii.gz", (seconds + later, seconds + later))
+    again = StudiesFolder(str(folder))
+    again.follow_edits(known)
+    assert again.get_label_info("image1", "final")["client_id"] == "ann"
+    assert "client_id" not in again.get_label_info("image2", "final")
 
 
 def test_what_monai_label_knew_is_taken_over_and_its_damaged_index_is_no_obstacle(folder):
@@ -174,7 +189,7 @@ def test_what_monai_label_knew_is_taken_over_and_its_damaged_index_is_no_obstacl
     assert datastore.get_image_info("image1")["note"] == "x"
     assert len(datastore.list_images()) == 3
     datastore.close()
-    (folder / "datastore.sqlite").unlink()
+    (folder / "active_learning" / "store.sqlite").unlink()
     stock.write_text(stock.read_text()[:50])
     assert StudiesFolder(str(folder)).get_labeled_images() == ["image1"]
 
@@ -322,10 +337,10 @@ def test_what_it_tells_adds_up_to_what_is_there(steps):
             datastore.refresh()
         there = {path.name.partition(".")[0] for path in folder.glob("image*")}
         assert known == {name: (folder / "labels/final" / f"{name}.nii.gz").exists() for name in there}
-        assert datastore.labelled() == known
+        assert {name: now.label is not None for name, now in datastore.images_now().items()} == known
         datastore.close()
         again = StudiesFolder(str(folder))
-        assert again.labelled() == known
+        assert {name: now.label is not None for name, now in again.images_now().items()} == known
         again.close()
 
 
@@ -352,12 +367,12 @@ def test_a_label_that_others_write_anew_in_its_place_is_told_and_its_own_are_not
         for name, client in (("image0", "ann"), ("image1", "bob")):
             datastore.save_label(name, str(label(folder)), "final", {"client_id": client})
         datastore.save_label("image1", str(label(folder, b"again")), "final", {"client_id": "bob"})
-        stamps = {name: datastore.label_stamp(name) for name in ("image0", "image1")}
+        stamps = {name: now.stamp for name, now in datastore.images_now().items()}
         (folder / "labels" / "final" / "image0.nii.gz").write_bytes(b"by hand")
         wait(lambda: told)
         datastore.refresh()
         assert told == [{"image0": True}]
-        assert [name for name, stamp in stamps.items() if datastore.label_stamp(name) != stamp] == ["image0"]
+        assert [name for name, now in datastore.images_now().items() if now.stamp != stamps[name]] == ["image0"]
         assert "client_id" not in datastore.get_label_info("image0", "final")
         assert reopened(datastore).get_label_info("image1", "final")["client_id"] == "bob"
     finally:

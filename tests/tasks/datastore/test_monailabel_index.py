@@ -14,6 +14,7 @@ from tasks.common.files import LabelError
 from tasks.datastore.archive import ArchiveFolder
 from tasks.datastore.folder import StudiesFolder
 from tasks.dicom.series_filter import SeriesFilter
+from tasks.store.repair import mend
 from tasks.volume_segmentation.acceptance import VolumeRule
 from tests.dicom import mr_series
 from tests.tasks.volume_segmentation.test_archive import FakeArchive, foreign
@@ -63,11 +64,12 @@ def test_half_an_index_does_not_keep_the_server_from_starting(open_datastore, fo
     datastore.save_label("image0", label(folder), "final", {})
     if isinstance(datastore, StudiesFolder):
         datastore.close()
-    for index in (folder / "datastore_v2.json", folder / "datastore.sqlite"):
-        if index.exists():
-            for ending in ("-wal", "-shm"):
-                index.with_name(index.name + ending).unlink(missing_ok=True)
-            index.write_bytes(index.read_bytes()[:100])
+    index, store = folder / "datastore_v2.json", folder / "active_learning" / "store.sqlite"
+    if index.exists():
+        index.write_bytes(index.read_bytes()[:100])
+    if store.exists():
+        store.write_bytes(store.read_bytes()[:100])
+        mend(store)
     assert open_datastore(str(folder)).get_labeled_images() == ["image0"]
 
 

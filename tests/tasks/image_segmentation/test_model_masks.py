@@ -18,7 +18,7 @@ from tasks.rounds.rounds import Rounds
 from tasks.segmentation.models import SINGLE
 from tasks.segmentation.records import SCORES
 from tests.tasks.image_segmentation.conftest import QUICK, label
-from tests.tiny import take_label
+from tests.tiny import sync_images, take_label
 
 CEAL = CATALOGUE["ceal"]
 
@@ -36,7 +36,7 @@ class Loop:
 
     def sync(self) -> None:
         labelled = set(self.datastore.get_labeled_images())
-        self.store.sync_images({name: name in labelled for name in self.datastore.list_images()})
+        sync_images(self.store, {name: name in labelled for name in self.datastore.list_images()})
 
     def train(self, seed: int = 0) -> dict:
         task = ImageTrainTask(SINGLE, "test", self.registry, PRESETS["small"], ("lesion",))

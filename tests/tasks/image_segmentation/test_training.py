@@ -18,6 +18,7 @@ from tasks.learning.training import TrainingError
 from tasks.segmentation.models import BOOTSTRAP, SINGLE
 from tasks.store.label_names import LabelNames
 from tests.tasks.image_segmentation.conftest import QUICK, label, write_picture
+from tests.tiny import sync_images
 
 
 def trainer(registry, members: int = 1, preset: str = "small", **options) -> ImageTrainTask:
@@ -202,7 +203,7 @@ def test_masks_of_a_model_that_does_not_know_the_last_name_are_trained_on_for_th
     names = LabelNames(store)
     names.declare(["lesion"])
     names.declare(["lesion", "vessel"], add=True)
-    store.sync_images(datastore.labelled())
+    sync_images(store, {name: now.label is not None for name, now in datastore.images_now().items()})
     store.add_model(SINGLE, "v", "gone.pt", 8, {"labels": 1})
     give_pseudo_labels(datastore, ["p4_08"])
     preset = PRESETS["small"].with_options({"pseudo_weight": 1.0})

@@ -11,6 +11,7 @@ from tasks.learning.checkpoints import Checkpoint, ModelRegistry, read_checkpoin
 from tasks.segmentation.models import BOOTSTRAP, SINGLE, segmentation_models
 from tasks.segmentation.networks import Architecture, SplitUNet
 from tasks.store.tables import Training, now
+from tests.tiny import change_images, sync_images
 
 ARCHITECTURE = Architecture(1, 2, levels=2, first_features=4, norm="instance")
 SETTINGS = {"spacing": 0.0, "roi_size": "16x16x16", "overlap": 0.25}
@@ -172,11 +173,11 @@ def test_what_a_killed_publishing_left_goes_but_not_what_is_being_written(regist
 
 def test_a_committee_that_has_seen_fewer_labels_than_the_single_model_is_not_scored_with_it(registry):
     store = registry.store
-    store.sync_images(dict.fromkeys("abc", False))
-    store.change_images({"a": True})
+    sync_images(store, dict.fromkeys("abc", False))
+    change_images(store, {"a": True})
     single, committee = (registry.publish(name, checkpoint(0), 1, {}, run(store, name)) for name in (SINGLE, BOOTSTRAP))
     assert registry.scoring_version() == f"{single}+{committee}"
-    store.change_images({"b": True})
+    change_images(store, {"b": True})
     newer = registry.publish(SINGLE, checkpoint(1), 2, {}, run(store, SINGLE))
     assert (registry.scoring_version(), registry.outdated()) == (newer, [BOOTSTRAP])
     registry.publish(BOOTSTRAP, checkpoint(0), 2, {}, run(store, BOOTSTRAP))  # unchanged, but it has seen them now

@@ -16,7 +16,7 @@ from tasks.segmentation.models import BOOTSTRAP, SINGLE
 from tasks.store.claims import LAPSE_SECONDS, SCORING, TRAIN
 from tasks.store.store import ImageRecord
 from tasks.store.tables import Training, now
-from tests.tiny import take_label
+from tests.tiny import change_images, sync_images, take_label
 
 ROOT = Path(__file__).resolve().parents[3]
 IMAGES = [f"image{i}" for i in range(8)]
@@ -45,7 +45,7 @@ class Server:
         self.jobs: list[tuple[str, str]] = []
         self.failing: set[str] = set()
         self.loop = ActiveLearningLoop(store, self.rounds, registry, train_after, trainers, self.run)
-        store.sync_images(dict.fromkeys(IMAGES, False))
+        sync_images(store, dict.fromkeys(IMAGES, False))
 
     def run(self, kind: str, name: str) -> bool:
         self.jobs.append((kind, name))
@@ -115,7 +115,7 @@ def test_a_killed_scoring_goes_on_after_a_restart(server, store, registry):
 def test_new_images_are_scored(server, store):
     server.label(4)
     server.work()
-    store.sync_images({**dict.fromkeys(store.image_ids(labelled=True), True), "new": False})
+    sync_images(store, {**dict.fromkeys(store.image_ids(labelled=True), True), "new": False})
     assert server.loop.next_job().kind == SCORING
 
 
@@ -208,7 +208,7 @@ def test_corrected_and_removed_labels_make_a_training_due_as_new_ones_do(server)
     first = labelled(server)
     correct(server, [first[0], first[0], first[1]])  # two images, one of them twice
     assert server.work() == []
-    server.store.change_images({first[2]: False, first[3]: None})
+    change_images(server.store, {first[2]: False, first[3]: None})
     assert server.work() == [(TRAIN, SINGLE), (SCORING, RECORDS)]
     assert server.work() == []
 

@@ -18,6 +18,7 @@ from tasks.rounds.planning import Planner
 from tasks.rounds.planning_process import PlanningError, PlanningProcess
 from tasks.rounds.rounds import Rounds
 from tasks.store.store import ImageRecord, Store
+from tests.tiny import sync_images
 
 SCORES = {row.score for row in CATALOGUE.values() if row.score}
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,7 +30,7 @@ def scored(tmp_path_factory) -> Store:
     store = Store(tmp_path_factory.mktemp("scored") / "store.sqlite")
     rng = np.random.default_rng(0)
     ids = [f"image{number:02d}" for number in range(60)]
-    store.sync_images({image_id: number % 10 == 0 for number, image_id in enumerate(ids)})
+    sync_images(store, {image_id: number % 10 == 0 for number, image_id in enumerate(ids)})
     for image_id in ids:
         scores = {name: float(rng.random()) for name in SCORES}
         embedding = rng.normal(size=8).astype(np.float32)

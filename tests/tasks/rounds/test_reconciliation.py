@@ -1,7 +1,5 @@
 """The store in line with the datastore: every change has its line in the history, once."""
 
-import threading
-
 import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
@@ -9,11 +7,11 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
 from strategies.catalogue import CATALOGUE
-from tasks.rounds.ledger import Ledger
 from tasks.rounds.reconciliation import ImageState, Label
 from tasks.rounds.rounds import Rounds
 from tasks.store.store import Store
 from tasks.store.tables import Event, Image, Lease, Round
+from tests.tiny import sync_images
 
 FIRST = CATALOGUE["first"]
 
@@ -81,7 +79,7 @@ def test_an_image_that_is_removed_is_no_longer_promised_and_one_without_its_labe
 
 
 def test_labels_that_a_store_of_an_earlier_version_knows_have_no_second_line(rounds, store, pool):
-    store.sync_images({name: name == pool[0] for name in pool})  # knows no names of labels
+    sync_images(store, {name: name == pool[0] for name in pool})  # knows no names of labels
     rounds.note([labelled(pool[0], "1700000000"), labelled(pool[1], "1700000001", "ann")])
     assert lines(store) == [("labelled", pool[1], "ann")]
     rounds.note([labelled(pool[0], "r1", "bob")])
@@ -114,14 +112,15 @@ def test_whatever_happens_and_however_often_it_is_told_the_lines_are_what_happen
 
     with tempfile.TemporaryDirectory() as folder:
         store = Store(f"{folder}/s.sqlite")
-        ledger = Ledger(Rounds(store))
+        rounds, told = Rounds(store), []
         present: dict[str, str | None] = {"a": None, "b": None}
         happened = []
-        ledger.tell([ImageState("a"), ImageState("b")])
+        told += [ImageState("a"), ImageState("b")]
         for number, (name, step) in enumerate(steps):
             ref = present.get(name)
             if step == "tell":
-                ledger.note()
+                rounds.note(told)
+                told = []
             elif step == "add":
                 present.setdefault(name, None)
             elif name not in present:
@@ -134,44 +133,34 @@ def test_whatever_happens_and_however_often_it_is_told_the_lines_are_what_happen
                 happened.append(("label_removed", name, ""))
             elif step == "drop":
                 if ref:
-                    ledger.tell([ImageState(name)])
+                    told.append(ImageState(name))
                     happened.append(("label_removed", name, ""))
                 del present[name]
                 happened.append(("image_removed", name, ""))
             there, ref = name in present, present.get(name)
             client = f"reader{ref[1:]}" if ref else ""
             state = ImageState(name, there, Label(ref, client) if ref else None)
-            ledger.tell([state] * (repeats + 1))
-        ledger.note()
+            told += [state] * (repeats + 1)
+        rounds.note(told)
         assert lines(store) == happened
         assert store.image_ids(labelled=True) == sorted(name for name, ref in present.items() if ref)
         assert store.image_ids() == sorted(present)
         store.close()
 
 
-def test_what_cannot_be_noted_waits_and_is_noted_once_in_its_order(store, pool, monkeypatch):
-    rounds = Rounds(store)
-    ledger = Ledger(rounds)
-    note = rounds.note
-
-    def fail(states):
-        raise OperationalError("INSERT", {}, Exception("database or disk is full"))
-
-    ledger.tell([labelled(pool[0], "r1", "ann")])
-    monkeypatch.setattr(rounds, "note", fail)
-    with pytest.raises(OperationalError):
-        ledger.note()
-    ledger.tell([labelled(pool[0], "r2", "bob")])
-    assert ledger.is_waiting(pool[0])
+def test_what_is_noted_within_a_transaction_that_fails_never_was(rounds, store, pool):
+    rounds.prepare(FIRST)
+    plan = rounds._plans["first"]
+    with store.transaction() as session:
+        rounds.note_within(session, [labelled(pool[0], "r1", "ann"), ImageState(pool[1], present=False)])
+        session.rollback()
     assert lines(store) == []
-    monkeypatch.setattr(rounds, "note", note)
-    threads = [threading.Thread(target=ledger.note) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert lines(store) == [("labelled", pool[0], "ann"), ("labelled", pool[0], "bob")]
-    assert not ledger.is_waiting(pool[0])
+    assert {place.image_id for place in plan.places} >= set(pool[:2])
+    assert rounds.next_image(FIRST, "ann").image_id == pool[0]
+    with store.transaction() as session:
+        rounds.note_within(session, [labelled(pool[0], "r1", "ann"), ImageState(pool[1], present=False)])
+    assert lines(store) == [("labelled", pool[0], "ann"), ("image_removed", pool[1], "")]
+    assert rounds.next_image(FIRST, "ann").image_id == pool[2]
 
 
 def test_a_writer_waits_no_longer_than_it_is_told_for_a_database_that_another_holds(tmp_path):

@@ -11,7 +11,7 @@ from tasks.rounds.rounds import Rounds
 from tasks.store.store import ImageRecord, Store
 from tasks.store.tables import Event
 from tests.tasks.conftest import score
-from tests.tiny import take_label
+from tests.tiny import sync_images, take_label
 
 VARIANCE, RANDOM, FIRST = CATALOGUE["dropout_variance"], CATALOGUE["random"], CATALOGUE["first"]
 
@@ -126,7 +126,7 @@ def test_unreadable_images_are_skipped_by_every_strategy(store, pool, rounds):
 
 def test_images_added_after_scoring_are_served_once_the_scored_ones_are_gone(store, pool, rounds):
     score(store, pool)
-    store.sync_images(dict.fromkeys([*pool, "new"], False))
+    sync_images(store, dict.fromkeys([*pool, "new"], False))
     served = []
     while given := rounds.next_image(VARIANCE, f"reader{len(served)}"):
         served.append((given.image_id, given.reason))
@@ -144,7 +144,7 @@ def test_first_goes_through_the_ids_and_random_does_not(pool, rounds, strategy):
 def test_an_image_that_left_is_not_served(store, pool, rounds):
     score(store, pool)
     held = rounds.next_image(VARIANCE, "ann").image_id
-    store.sync_images(dict.fromkeys(pool[1:], False))
+    sync_images(store, dict.fromkeys(pool[1:], False))
     assert rounds.next_image(VARIANCE, "ann").image_id != held
 
 
@@ -174,7 +174,7 @@ def hold(path: Path, name: str, requests: int, queue) -> None:
 def test_two_processes_with_500_requests_each_never_share_lose_or_skip_an_image(tmp_path, work):
     path = tmp_path / "store.sqlite"
     ids = [f"image{i:04d}" for i in range(1000)]
-    Store(path).sync_images(dict.fromkeys(ids, False))
+    sync_images(Store(path), dict.fromkeys(ids, False))
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     processes = [context.Process(target=work, args=(path, name, 500, queue)) for name in "ab"]
@@ -190,7 +190,7 @@ def test_two_processes_with_500_requests_each_never_share_lose_or_skip_an_image(
 @pytest.mark.parametrize("strategy", ["entropy_kl", "entropy_kl_band"])
 def test_no_reader_and_no_later_round_gets_an_image_from_the_ends_of_the_ranking(store, clock, strategy):
     ids = [f"image{i:02d}" for i in range(40)]
-    store.sync_images(dict.fromkeys(ids, False))
+    sync_images(store, dict.fromkeys(ids, False))
     for rank, image_id in enumerate(ids):
         store.add_record(ImageRecord(image_id, "v1", "f", {"entropy_kl": 1 - rank / 100}, {}, None))
     store.complete_scoring("v1")

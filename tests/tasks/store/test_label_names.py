@@ -5,7 +5,7 @@ import pytest
 from strategies.catalogue import CATALOGUE
 from tasks.rounds.reconciliation import ImageState, Label
 from tasks.store.label_names import LabelNames, SchemaError
-from tests.tiny import history_of, take_label
+from tests.tiny import change_images, history_of, sync_images, take_label
 
 FIRST = CATALOGUE["first"]
 
@@ -15,7 +15,7 @@ def names(store, pool) -> LabelNames:
     """Two of twelve images labelled for ``tumor`` and ``edema``."""
     names = LabelNames(store)
     names.declare(["tumor", "edema"])
-    store.change_images({pool[0]: True, pool[1]: True})
+    change_images(store, {pool[0]: True, pool[1]: True})
     return names
 
 
@@ -50,7 +50,7 @@ def test_names_of_a_start_before_anything_was_labelled_may_be_replaced(store, po
     names.declare(["tumour"])
     names.declare(["tumor"])
     assert names.names() == ["tumor"]
-    store.change_images({pool[0]: True})
+    change_images(store, {pool[0]: True})
     with pytest.raises(SchemaError):
         names.declare(["tumour"])
 
@@ -65,9 +65,9 @@ def test_images_labelled_before_a_name_was_added_are_not_annotated_for_it(names,
     assert names.known_names() == {pool[0]: 2, pool[1]: 2, pool[2]: 3}
     assert names.not_annotated() == {"necrosis": pool[:2], "cyst": pool[:3]}
     take_label(rounds, pool[0], "ann")
-    store.change_images({pool[1]: None})
+    change_images(store, {pool[1]: None})
     assert names.not_annotated() == {"cyst": pool[2:3]}
-    store.change_images({pool[1]: True})  # back as it was
+    change_images(store, {pool[1]: True})  # back as it was
     assert names.not_annotated() == {"necrosis": [pool[1]], "cyst": pool[1:3]}
 
 
@@ -78,8 +78,8 @@ def test_they_are_given_out_again_until_they_have_a_new_label(names, store, pool
     assert names.reopen("necrosis", "ann") == 2
     assert names.reopen("necrosis", "ann") == 0
     assert (store.labelled_count(), store.label_count(), store.label_revision()) == (0, 2, before)
-    store.sync_images({name: name in pool[:2] for name in pool})  # a restart: their labels are still there
-    store.change_images({pool[0]: True})
+    sync_images(store, {name: name in pool[:2] for name in pool})  # a restart: their labels are still there
+    change_images(store, {pool[0]: True})
     assert store.labelled_count() == 0
     rounds.forget_plans()
     served = []

@@ -15,7 +15,7 @@ from tasks.store.retention import CHUNK, Retention, delete_history
 from tasks.store.store import ImageRecord
 from tasks.store.tables import Event, PseudoLabel, Record, Round, RoundImage
 from tests.tasks.conftest import score
-from tests.tiny import history_of, take_label
+from tests.tiny import history_of, sync_images, take_label
 
 RANDOM = CATALOGUE["random"]
 
@@ -94,7 +94,7 @@ def test_the_pseudo_labels_of_the_newest_rounds_are_kept(store, monkeypatch):
             session.add(Round(id=number, number=number, size=1, **about))
             session.flush()
             session.add(PseudoLabel(round_id=number, image_id="a", score=0.5))
-    store.sync_images({"a": False})
+    sync_images(store, {"a": False})
     tidy(store)
     assert [row["round"] for row in PseudoLabels(store, "ceal").summary()] == [3, 4]
 

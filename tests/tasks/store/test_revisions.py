@@ -13,7 +13,7 @@ from tasks.rounds.rounds import Rounds
 from tasks.store.label_names import LabelNames
 from tasks.store.store import Store
 from tasks.store.tables import Image
-from tests.tiny import take_label
+from tests.tiny import change_images, sync_images, take_label
 
 STORES = Path(__file__).parent / "stores"
 
@@ -25,20 +25,20 @@ def changed(store: Store, revision: int) -> set[str]:
 
 def test_given_replaced_removed_and_undone_labels_get_a_revision_and_nothing_else_does(store, pool, rounds):
     assert store.label_revision() == 0
-    store.sync_images({**dict.fromkeys(pool, False), "new": False})
-    store.change_images({"new": None, "newer": False})
+    sync_images(store, {**dict.fromkeys(pool, False), "new": False})
+    change_images(store, {"new": None, "newer": False})
     rounds.next_image(CATALOGUE["random"], "ann")
     assert store.label_revision() == 0
 
     steps = (
         lambda: take_label(rounds, pool[0], "ann"),
         lambda: take_label(rounds, pool[0], "bob"),
-        lambda: store.change_images({pool[1]: True}),
-        lambda: store.change_images({pool[1]: False}),
+        lambda: change_images(store, {pool[1]: True}),
+        lambda: change_images(store, {pool[1]: False}),
         lambda: Answers(rounds).undo("bob"),
-        lambda: store.sync_images({**dict.fromkeys(pool, False), pool[2]: True}),
-        lambda: store.change_images({pool[2]: None}),
-        lambda: store.change_images({pool[2]: True}),
+        lambda: sync_images(store, {**dict.fromkeys(pool, False), pool[2]: True}),
+        lambda: change_images(store, {pool[2]: None}),
+        lambda: change_images(store, {pool[2]: True}),
     )
     for step, image_id in zip(steps, [pool[n] for n in (0, 0, 1, 1, 0, 2, 2, 2)], strict=True):
         before = store.label_revision()
@@ -47,7 +47,7 @@ def test_given_replaced_removed_and_undone_labels_get_a_revision_and_nothing_els
         assert changed(store, before) == {image_id}
         assert store.labels_changed_since(before) == 1
     before = store.label_revision()
-    store.sync_images({**dict.fromkeys(pool, False), pool[2]: True})
+    sync_images(store, {**dict.fromkeys(pool, False), pool[2]: True})
     assert store.label_revision() == before
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tasks.store.store import ImageRecord, Store
 from tasks.store.tables import Event
-from tests.tiny import history_of
+from tests.tiny import history_of, sync_images
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -39,17 +39,17 @@ def test_a_second_record_of_the_same_image_and_version_replaces_the_first(store)
 
 
 def test_sync_keeps_what_it_knows_and_hides_what_left(store):
-    store.sync_images({"a": False, "b": True})
-    store.sync_images({"a": True, "c": False})
+    sync_images(store, {"a": False, "b": True})
+    sync_images(store, {"a": True, "c": False})
     assert store.image_ids() == ["a", "c"]
     assert store.image_ids(labelled=True) == ["a"]
     assert store.labelled_count() == 1
-    store.sync_images({"a": True, "b": True})
+    sync_images(store, {"a": True, "b": True})
     assert store.image_ids() == ["a", "b"]
 
 
 def test_unscored_counts_present_images_without_record(store):
-    store.sync_images({"a": False, "b": True})
+    sync_images(store, {"a": False, "b": True})
     assert store.unscored("v1") == 2
     store.add_record(record())
     assert store.unscored("v1") == 1
@@ -99,7 +99,7 @@ WRITER = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from tasks.store.tables import Event
-from tests.tiny import history_of
+from tests.tiny import history_of, sync_images
 from tasks.store.store import ImageRecord, Store
 store = Store(sys.argv[2])
 for i in range(100000):

@@ -17,7 +17,7 @@ from tasks.store.claims import Claims
 from tasks.store.label_names import LabelNames
 from tasks.volume_segmentation.presets import PRESETS
 from tasks.volume_segmentation.training import VolumeTrainTask
-from tests.tiny import QUICK, label_image, write_volume
+from tests.tiny import QUICK, change_images, label_image, sync_images, write_volume
 
 
 def trainer(registry, members: int = 1, labels=("tumor",), **options) -> VolumeTrainTask:
@@ -226,10 +226,10 @@ def test_the_statistics_start_at_epoch_0_with_the_real_total(registry, datastore
 
 def test_what_a_training_saw_and_what_came_of_it_is_noted(registry, datastore):
     store = registry.store
-    store.sync_images(datastore.labelled())
+    sync_images(store, {name: now.label is not None for name, now in datastore.images_now().items()})
     task = trainer(registry)
     stats = task(dict(QUICK), datastore)
-    store.change_images({"image6": True})
+    change_images(store, {"image6": True})
     again = task(dict(QUICK), datastore)
     with pytest.raises(TrainingError, match="another architecture"):
         task({**QUICK, "pretrained": True, "levels": 3}, datastore)
@@ -246,9 +246,9 @@ def test_what_a_training_saw_and_what_came_of_it_is_noted(registry, datastore):
 
 
 def test_a_job_saw_the_labels_that_its_datastore_shows_and_none_that_came_since(registry, datastore):
-    registry.store.sync_images(datastore.labelled())
+    sync_images(registry.store, {name: now.label is not None for name, now in datastore.images_now().items()})
     registry.shown_revision = registry.store.label_revision()
-    registry.store.change_images({"image6": True})
+    change_images(registry.store, {"image6": True})
     trainer(registry)(dict(QUICK), datastore)
     assert registry.store.labels_changed_since(registry.store.trained_revision(SINGLE)) == 1
 
@@ -348,10 +348,10 @@ def known_names(store, datastore, before: tuple[str, ...], after: tuple[str, ...
     """Label names were added after all but the first ``relabelled`` images had their label."""
     names = LabelNames(store)
     names.declare(before)
-    store.sync_images(datastore.labelled())
+    sync_images(store, {name: now.label is not None for name, now in datastore.images_now().items()})
     names.declare(after, add=True)
-    store.change_images(dict.fromkeys([f"image{number}" for number in range(relabelled)], False))
-    store.change_images(dict.fromkeys([f"image{number}" for number in range(relabelled)], True))
+    change_images(store, dict.fromkeys([f"image{number}" for number in range(relabelled)], False))
+    change_images(store, dict.fromkeys([f"image{number}" for number in range(relabelled)], True))
 
 
 def test_a_name_that_no_image_is_annotated_for_is_not_learnt(registry, datastore, caplog):
