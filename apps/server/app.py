@@ -38,7 +38,8 @@ from strategies.next_sample import NextSample
 from tasks.common.files import reason
 from tasks.common.memory import lacks_memory
 from tasks.common.temporary import TEMPORARY, use_temporary_folder
-from tasks.datastore.folder import ImageNow, StudiesFolder, is_found, label_ref
+from tasks.datastore.folder import ImageNow, StudiesFolder
+from tasks.datastore.names import is_found, label_ref
 from tasks.datastore.rules import FINAL
 from tasks.dicom.client import is_remote
 from tasks.geometry.sizes import LIMITS

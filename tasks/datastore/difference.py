@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from monailabel.datastore.local import DataModel
 
 from tasks.datastore.index import IndexChange
+from tasks.datastore.names import label_ref
 from tasks.datastore.rules import FINAL
 
 if TYPE_CHECKING:
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
 
 
 class Difference:
-    """How files differ from what a folder knows. They were listed without the lock: what is gone is looked at again."""
+    """How files differ from what a folder knows. They were listed without the lock: what is gone is looked at again.
+
+    Args:
+        folder: the studies folder.
+        images: image id -> ending of its file.
+        labels: tag -> image id -> ending of the label's file.
+        stamps: image id -> size and time of the final label's file.
+        in_flight: images whose final label another server on the folder is storing right now: it will note it itself.
+    """
 
     def __init__(
         self,
@@ -23,6 +32,7 @@ class Difference:
         images: dict[str, str],
         labels: dict[str, dict[str, str]],
         stamps: dict[str, str],
+        in_flight: set[str],
     ) -> None:
         self._objects = folder._datastore.objects
         self.gone = [name for name in self._objects if name not in images and not folder._has_image(name)]
@@ -43,23 +53,20 @@ class Difference:
             for tag, files in labels.items()
             for name, ending in files.items()
             if name in known
+            and not (tag == FINAL and name in in_flight)
             and self._ending(name, tag) != ending
             and os.path.lexists(folder._label_file(name, tag, ending))
         }
-        indexed = folder._index.labels() if unknown else {}
-        lost_rows = [name for name, tag in unknown if tag == FINAL and (name, tag) not in indexed]
-        noted = folder._index.noted(lost_rows) if lost_rows else {}
-        self.labels = {
-            (name, tag): indexed[name, tag]
-            if (name, tag) in indexed and indexed[name, tag].ext == ending
-            else folder._found_label(name, tag, ending, noted.get(name) if tag == FINAL else None)
-            for (name, tag), ending in unknown.items()
-        }
         for name, stamp in folder._stamps.items():
-            if stamps.get(name, stamp) != stamp and (name, FINAL) not in {*self.lost, *self.labels}:
+            if (
+                stamps.get(name, stamp) != stamp
+                and name not in in_flight
+                and (name, FINAL) not in {*self.lost, *unknown}
+            ):
                 label = self._objects[name].labels[FINAL]
                 if folder._stamp_now(name, label) != stamp:
-                    self.labels[name, FINAL] = folder._found_label(name, FINAL, label.ext)
+                    unknown[name, FINAL] = label.ext
+        self.labels = self._models(folder, unknown) if unknown else {}
         self.changes: dict[str, bool | None] = {}
         lost = set(self.lost)
         for name in {*self.images, *(name for name, _ in [*self.lost, *self.labels])}:
@@ -67,6 +74,26 @@ class Difference:
             there = image is not None and FINAL in image.labels and (name, FINAL) not in lost
             self.changes[name] = there or (name, FINAL) in self.labels
         self.changes.update(dict.fromkeys(self.gone))
+
+    def _models(self, folder: StudiesFolder, unknown: dict[tuple[str, str], str]) -> dict[tuple[str, str], DataModel]:
+        """What is noted of labels that are not known in memory: of another server's by the index, else as found."""
+        indexed = {
+            (name, tag): label
+            for (name, tag), label in folder._index.labels().items()
+            if unknown.get((name, tag)) == label.ext and label_ref(label.info) != self._ref(name, tag)
+        }
+        noted = folder._index.noted([name for name, tag in unknown if tag == FINAL and (name, tag) not in indexed])
+        return {
+            (name, tag): indexed[name, tag]
+            if (name, tag) in indexed
+            else folder._found_label(name, tag, ending, noted.get(name) if tag == FINAL else None)
+            for (name, tag), ending in unknown.items()
+        }
+
+    def _ref(self, name: str, tag: str) -> str:
+        """Name of a label that is known in memory, empty if it is not."""
+        label = self._objects[name].labels.get(tag) if name in self._objects else None
+        return "" if label is None else label_ref(label.info)
 
     def _ending(self, name: str, tag: str) -> str | None:
         """Ending of a label that is known, None if it is not."""

@@ -40,10 +40,11 @@ from tasks.datastore.difference import Difference
 from tasks.datastore.earlier_index import EARLIER_INDEX, read_earlier_index
 from tasks.datastore.index import Index, IndexChange, NotedLabel
 from tasks.datastore.monailabel_index import read_stock_index
+from tasks.datastore.names import FOUND, REF, label_ref
 from tasks.datastore.rejected import RejectedLabels
 from tasks.datastore.rules import FINAL, LabelRule, any_image, any_label
 from tasks.datastore.watcher import Watcher
-from tasks.datastore.writes import PART, Writes, clear_parts, link, sync_folder, undo_unfinished
+from tasks.datastore.writes import PART, Writes, being_stored, clear_parts, link, sync_folder, undo_unfinished
 from tasks.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -53,12 +54,8 @@ HISTORY = "history"
 REJECTED = "rejected"
 ORIGINAL = "original"
 """Tag of what a model proposed."""
-REF = "ref"
-"""Key in a label's info: a name that differs for every label that was ever stored."""
 _OURS = (REF, "previous", "source")
 """Keys in a label's info that only the datastore sets."""
-
-_FOUND = "file:"
 
 Changes = Mapping[str, bool | None]
 """Image id -> whether it has a final label; None once the image is gone."""
@@ -645,7 +642,7 @@ class StudiesFolder(LocalDatastore):
         if noted is not None and is_same(noted.stamp, stamp):
             model.info.update({**noted.info, REF: noted.ref})
         else:
-            model.info[REF] = f"{_FOUND}{stamp}"
+            model.info[REF] = f"{FOUND}{stamp}"
         return model
 
     def _take_over(self, images: Mapping[str, DataModel], labels: Mapping[tuple[str, str], DataModel]) -> None:
@@ -672,12 +669,13 @@ class StudiesFolder(LocalDatastore):
 
     def _reconcile(self) -> dict[str, bool | None]:
         """Make memory and index what the files are; tells and returns what has changed."""
+        in_flight = {self._to_id(name)[0] for name in being_stored(self.labels_folder / FINAL)}
         images = self._scan_images()
         patterns = [*self._extensions, *self.label_extensions]
         labels = {tag: self._scan(folder, patterns) for tag, folder in self._tag_folders().items()}
         stamps = self._scan_stamps()
         with self._mutex:
-            found = Difference(self, images, labels, stamps)
+            found = Difference(self, images, labels, stamps, in_flight)
             if found.changes:
                 if not self._read_only:
                     with self._index.change() as change:
@@ -691,6 +689,8 @@ class StudiesFolder(LocalDatastore):
             self._stray = self._find_stray(patterns)
             for name in self._by_tag[FINAL] - self._stamps.keys():  # at the start
                 self._stamps[name] = stamps.get(name) or self._stamp_now(name, self._label(name, FINAL))
+        if in_flight and self._watcher is not None:
+            self._watcher.look_again()
         return found.changes
 
     def _find_stray(self, patterns: Sequence[str]) -> dict[str, str]:
@@ -732,16 +732,6 @@ class StudiesFolder(LocalDatastore):
 def _without_checksum(info: Mapping[str, Any]) -> dict[str, Any]:
     """What others say of an image: its checksum is ours to compute."""
     return {name: value for name, value in info.items() if name not in (CHECKSUM, CHECKSUM_OF)}
-
-
-def label_ref(info: Mapping[str, Any]) -> str:
-    """The name of a label by its info; one that an earlier version stored has its time instead."""
-    return str(info.get(REF) or info.get("ts") or "")
-
-
-def is_found(info: Mapping[str, Any]) -> bool:
-    """Whether a label was put there by hand, so that nothing is known of it."""
-    return label_ref(info).startswith(_FOUND)
 
 
 def _found(name: str, ending: str) -> DataModel:

@@ -52,6 +52,10 @@ class Watcher:
             self._seen.set()
             self._last.set()
 
+    def look_again(self) -> None:
+        """Call back in a moment although nothing has come, gone or been renamed."""
+        self._seen.set()
+
     def _work(self) -> None:
         while True:
             self._seen.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from tasks.common.files import NotPutBackError
 PART = "part-"
 """Names of files that are being written; a kill leaves them, the next start removes them."""
 _BEFORE, _BEGUN = "-before", "-begun"
+_LONGEST_SECONDS = 60.0
+"""What has been stored for longer was left by a process that is gone."""
 
 
 class Writes:
@@ -116,6 +119,20 @@ def undo_unfinished(folder: Path, noted: Collection[str]) -> Iterator[Path]:
             file = folder / begun.readlink()
             yield file
             _put_back(part.with_name(f"{part.name}{_BEFORE}"), file, InterruptedError("killed"))
+
+
+def being_stored(folder: Path) -> set[str]:
+    """Names of files that another process is storing at this moment: it has not noted them yet.
+
+    Args:
+        folder: of the files.
+    """
+    found, now = set(), time.time()
+    for begun in folder.glob(f"{PART}*{_BEGUN}"):
+        with contextlib.suppress(OSError):  # it is done
+            if now - begun.lstat().st_mtime < _LONGEST_SECONDS:
+                found.add(begun.readlink().name)
+    return found
 
 
 def clear_parts(folders: Iterable[Path]) -> None:

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
 from tasks.common.files import ImageError, LabelError
-from tasks.datastore.folder import StudiesFolder, label_ref
+from tasks.datastore.folder import StudiesFolder
+from tasks.datastore.names import label_ref
 from tasks.datastore.rules import Accepted
+from tasks.store.store import Store
 from tests.tiny import label_image, write_volume
 
 
@@ -413,3 +415,44 @@ def test_a_file_whose_name_is_not_unicode_is_left_out_and_named_in_the_log(tmp_p
     folder.refresh()
     assert folder.list_images() == ["image"]
     assert caplog.text.count("its name is not valid UTF-8") == 1
+
+
+def test_a_label_that_another_server_is_storing_is_left_to_that_server(folder):
+    """Both watch the folder; the file is there before the other one has noted whose it is."""
+    store, told = Store(folder / "active_learning" / "store.sqlite"), []
+    ours = StudiesFolder(str(folder), store=store)
+    theirs = StudiesFolder(str(folder), store=store, on_change=told.append, auto_reload=True)
+    try:
+        ours.save_label("image1", str(label(folder, b"first")), "final", {"client_id": "eve"})
+        wait(lambda: told == [{"image1": True}])
+        change, renamed, go_on = ours._index.change, threading.Event(), threading.Event()
+
+        @contextlib.contextmanager
+        def slow():
+            renamed.set()
+            go_on.wait(20)
+            with change() as made:
+                yield made
+
+        ours._index.change = slow
+        for image in ("image0", "image1"):
+            renamed.clear()
+            go_on.clear()
+            storing = threading.Thread(
+                target=ours.save_label, args=(image, str(label(folder)), "final", {"client_id": "ann"})
+            )
+            storing.start()
+            renamed.wait(20)
+            assert (folder / "labels" / "final" / f"{image}.nii.gz").read_bytes() == b"a label"
+            seen = len(told)
+            theirs.refresh()
+            assert len(told) == seen
+            go_on.set()
+            storing.join()
+            wait(lambda: theirs.get_label_info(image, "final").get("client_id") == "ann")  # noqa: B023
+        ref = ours.get_label_info("image0", "final")["ref"]
+        assert theirs.get_label_info("image0", "final")["ref"] == ref
+    finally:
+        ours.close()
+        theirs.close()
+        store.close()
