@@ -38,7 +38,7 @@ from strategies.next_sample import NextSample
 from tasks.common.files import reason
 from tasks.common.memory import lacks_memory
 from tasks.common.temporary import TEMPORARY, use_temporary_folder
-from tasks.datastore.folder import ImageNow, StudiesFolder
+from tasks.datastore.folder import Changes, ImageNow, StudiesFolder
 from tasks.datastore.names import is_found, label_ref
 from tasks.datastore.rules import FINAL
 from tasks.dicom.client import is_remote
@@ -223,7 +223,7 @@ class ActiveLearningApp:
             self.studies,
             store=self.store,
             note=self._note,
-            on_change=lambda changes: self.settle(),
+            on_change=self._changed,
             tags=self.options.tags,
             # A job only reads: what it knows may be older than what annotators have saved since.
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not job,
@@ -291,6 +291,11 @@ class ActiveLearningApp:
         """Images or final labels change in the datastore, in this very transaction."""
         if self._listening:  # the first look tells of all that came before
             self.rounds.note_within(session, self._states(images))
+
+    def _changed(self, _: Changes) -> None:
+        """Images or labels came or went."""
+        if self._listening:
+            self.settle()
 
     def _states(self, images: Mapping[str, ImageNow]) -> list[ImageState]:
         remover = REMOVER.get()
@@ -428,7 +433,10 @@ class ActiveLearningApp:
         except ValueError as error:
             refuse(ConfigurationError(f"MONAI_LABEL_CORS_ORIGINS: {error}"))
         logger.info("reached as %s, or by address", ", ".join(sorted(hosts.names)))
-        logger.info("pages of other websites may use it: %s", ", ".join(map(str, hosts.friends)) or "none")
+        logger.info(
+            "pages of other websites may use it: %s (MONAI Label's own rule, printed as Allow Origins, is taken out)",
+            ", ".join(map(str, hosts.friends)) or "none",
+        )
         return hosts
 
     def _prepare_rounds(self) -> None:

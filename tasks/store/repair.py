@@ -40,11 +40,15 @@ def mend(file: Path, ours: bool = True) -> None:
         OSError: the damaged file cannot be set aside.
     """
     mended = file.with_name(f"{file.name}{_MENDED}")
-    if mended.exists():  # a kill has come between
-        _exchange(file, mended)
-    if not file.is_file() or not file.stat().st_size:
-        return
-    if not ours and file.open("rb").read(len(_HEADER)) != _HEADER:
+    try:
+        if mended.exists():  # a kill has come between
+            _exchange(file, mended)
+        if not file.is_file() or not file.stat().st_size:
+            return
+        with file.open("rb") as beginning:
+            if not ours and beginning.read(len(_HEADER)) != _HEADER:
+                return
+    except OSError:  # whoever opens it says why it cannot be
         return
     found = _damage(file)
     if found is None:

@@ -49,7 +49,9 @@ def test_lines_and_versions_before_the_date_go_while_the_store_is_in_use(folder,
 
 
 @pytest.mark.parametrize(("arguments", "words"), [((), "--before"), (("--before", "2026-01-01"), "there is no store")])
-def test_a_wrong_call_deletes_nothing_and_says_what_is_missing(folder, arguments, words):
+def test_a_wrong_call_deletes_nothing_and_says_what_is_missing(folder, datastore, arguments, words):
+    datastore.close()
+    (folder / "active_learning" / "store.sqlite").unlink()
     done = shorten(str(folder), *arguments)
     assert done.returncode == 2
     assert words in done.stderr
