@@ -19,6 +19,14 @@ from tasks.store.store import Store
 from tasks.store.tables import LABELLED, Event, Image, IndexedImage, IndexedLabel
 
 _IMAGES, _LABELS = cast(sa.Table, IndexedImage.__table__), cast(sa.Table, IndexedLabel.__table__)
+_REPLACE = {
+    table: (
+        sa.delete(table).where(*(key == sa.bindparam(f"old_{key.name}") for key in table.primary_key)),
+        table.insert(),
+    )
+    for table in (_IMAGES, _LABELS)
+}
+"""Statements that remove rows by their keys, and add them."""
 _CHUNK = 5000
 """Rows, or values, in one statement."""
 
@@ -65,12 +73,12 @@ class IndexChange:
         self.session.execute(sa.delete(IndexedLabel).where(IndexedLabel.image_id == image_id, IndexedLabel.tag == tag))
 
     def _replace(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+        remove, insert = _REPLACE[table]
         keys = [column.name for column in table.primary_key]
-        old = sa.delete(table).where(*(table.c[key] == sa.bindparam(f"old_{key}") for key in keys))
         for start in range(0, len(rows), _CHUNK):
             part = rows[start : start + _CHUNK]
-            self.session.connection().execute(old, [{f"old_{key}": row[key] for key in keys} for row in part])
-            self.session.connection().execute(sa.insert(table), part)
+            self.session.connection().execute(remove, [{f"old_{key}": row[key] for key in keys} for row in part])
+            self.session.connection().execute(insert, part)
 
 
 class Index:

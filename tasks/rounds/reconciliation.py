@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -26,6 +26,17 @@ LABEL_REMOVED = "label_removed"
 IMAGE_REMOVED = "image_removed"
 _CHUNK = 5000
 """Values in one query."""
+
+
+_NAMES: sa.BindParameter[Any] = sa.bindparam("names", expanding=True)
+# Built once: putting such queries together takes longer than the database takes to answer them.
+_KNOWN = sa.select(
+    *(Image.image_id, Image.labelled, Image.present, Image.reopened),
+    *(Image.label_ref, Image.label_stamp),
+).where(Image.image_id.in_(_NAMES))
+_LEASES = sa.select(Lease).where(Lease.image_id.in_(_NAMES))
+_END_LEASES = sa.delete(cast(sa.Table, Lease.__table__)).where(Lease.image_id.in_(_NAMES))
+_END_SKIPS = sa.delete(cast(sa.Table, Skip.__table__)).where(Skip.image_id.in_(_NAMES))
 
 
 @dataclass(frozen=True)
@@ -110,12 +121,8 @@ class _Batch:
     def note(self) -> None:
         session = self.session
         known: dict[str, sa.Row[Any]] = {}
-        columns = (
-            *(Image.image_id, Image.labelled, Image.present, Image.reopened),
-            *(Image.label_ref, Image.label_stamp),
-        )
         for names in _chunks(self.states):
-            found = session.execute(sa.select(*columns).where(Image.image_id.in_(names)))
+            found = session.execute(_KNOWN, {"names": names})
             known.update({row.image_id: row for row in found})
         new, changed = [], []
         given: dict[str, Label] = {}
@@ -198,8 +205,8 @@ class _Batch:
             if not _is_known(self.session, name, label.details):
                 events.append(self._event(LABELLED, name, annotator, lease, label.details))
         for names in _chunks(labels):
-            self.session.execute(sa.delete(Lease).where(Lease.image_id.in_(names)))
-            self.session.execute(sa.delete(Skip).where(Skip.image_id.in_(names)))
+            self.session.execute(_END_LEASES, {"names": names})
+            self.session.execute(_END_SKIPS, {"names": names})
         return events
 
     def _gone(self, images: Sequence[str], event: str) -> list[dict[str, Any]]:
@@ -208,14 +215,13 @@ class _Batch:
         if event == IMAGE_REMOVED:
             self.noted.gone.update(images)
             for names in _chunks(images):
-                self.session.execute(sa.delete(Lease).where(Lease.image_id.in_(names)))
+                self.session.execute(_END_LEASES, {"names": names})
         return [self._event(event, name, self.states[name].client_id, leases.get(name), {}) for name in images]
 
     def _leases(self, images: Iterable[str]) -> dict[str, Lease]:
         found: dict[str, Lease] = {}
         for names in _chunks(images):
-            rows = self.session.scalars(sa.select(Lease).where(Lease.image_id.in_(names)))
-            found.update({row.image_id: row for row in rows})
+            found.update({row.image_id: row for row in self.session.scalars(_LEASES, {"names": names})})
         return found
 
     def _event(
@@ -234,10 +240,8 @@ class _Batch:
 def close_finished(session: orm.Session, images: Iterable[str], time: dt.datetime) -> None:
     """Close the open rounds of some images in which nothing is left to do."""
     session.flush()
-    finished = sa.select(Round).where(Round.closed_at.is_(None), remaining_images(Round.id) == 0)
     for names in _chunks(images):
-        of_images = Round.id.in_(sa.select(RoundImage.round_id).where(RoundImage.image_id.in_(names)))
-        for row in session.scalars(finished.where(of_images)).all():
+        for row in session.scalars(_FINISHED, {"names": names}).all():
             row.closed_at, row.completed = time, True
             logger.info("round %d of %s is complete", row.number, row.strategy)
 
@@ -253,6 +257,10 @@ def remaining_images(round_id: int | orm.InstrumentedAttribute[int]) -> sa.Scala
         .correlate(Round)
         .scalar_subquery()
     )
+
+
+_OF_IMAGES = Round.id.in_(sa.select(RoundImage.round_id).where(RoundImage.image_id.in_(_NAMES)))
+_FINISHED = sa.select(Round).where(Round.closed_at.is_(None), _OF_IMAGES, remaining_images(Round.id) == 0)
 
 
 def _has_label(row: sa.Row[Any]) -> bool:

@@ -14,11 +14,29 @@ from strategies.assignment import Assignment
 from strategies.catalogue import QueryStrategy
 from tasks.rounds.planning import SCORE_MISSING, Plan, Planner, Plans, has_round, next_number
 from tasks.rounds.reconciliation import ImageState, Noted, reconcile, remaining_images
-from tasks.rounds.scored_pool import open_rounds, waiting
+from tasks.rounds.scored_pool import waiting
 from tasks.store.store import Store, serving_version
 from tasks.store.tables import Event, Image, Lease, PseudoLabel, Round, RoundImage, now
 
 logger = logging.getLogger(__name__)
+
+
+# Built once: putting such queries together takes longer than the database takes to answer them.
+_FREE_PLACES = (
+    sa.select(RoundImage)
+    .join(Round, Round.id == RoundImage.round_id)
+    .where(Round.strategy == sa.bindparam("strategy"), Round.model_version == sa.bindparam("version"))
+    .where(Round.closed_at.is_(None))
+    .where(sa.exists().where(Image.image_id == RoundImage.image_id, *waiting()))
+    .where(~sa.exists().where(Lease.image_id == RoundImage.image_id))
+    .order_by(RoundImage.round_id, RoundImage.rank)
+    .limit(1)
+)
+_ASSIGNED = (
+    sa.select(Round, RoundImage, remaining_images(Round.id).label("remaining"))
+    .join(RoundImage, RoundImage.round_id == Round.id)
+    .where(Round.id == sa.bindparam("round_id"), RoundImage.image_id == sa.bindparam("image_id"))
+)
 
 
 class Rounds:
@@ -211,14 +229,7 @@ class Rounds:
 
     def _free_place(self, session: orm.Session, strategy: QueryStrategy, version: str) -> RoundImage | None:
         """The first image of the strategy's open rounds that can be served and is not leased."""
-        return session.scalars(
-            sa.select(RoundImage)
-            .where(RoundImage.round_id.in_(open_rounds(strategy, version)))
-            .where(sa.exists().where(Image.image_id == RoundImage.image_id, *waiting()))
-            .where(~sa.exists().where(Lease.image_id == RoundImage.image_id))
-            .order_by(RoundImage.round_id, RoundImage.rank)
-            .limit(1)
-        ).first()
+        return session.scalars(_FREE_PLACES, {"strategy": strategy.name, "version": version}).first()
 
     def _open(self, session: orm.Session, strategy: QueryStrategy, plan: Plan) -> bool:
         """Open the planned round with what can still be served of it; False if it has become stale."""
@@ -264,9 +275,7 @@ class Rounds:
     def assignment(self, session: orm.Session, lease: Lease) -> Assignment:
         """The lease as its annotator sees it."""
         row, place, remaining = session.execute(
-            sa.select(Round, RoundImage, remaining_images(Round.id).label("remaining"))
-            .join(RoundImage, RoundImage.round_id == Round.id)
-            .where(Round.id == lease.round_id, RoundImage.image_id == lease.image_id)
+            _ASSIGNED, {"round_id": lease.round_id, "image_id": lease.image_id}
         ).one()
         return Assignment(
             image_id=lease.image_id,

@@ -20,11 +20,23 @@ _IMAGES = sa.table(
     ),
 )
 _SCHEMAS = sa.table("label_schemas", sa.column("id"))
+_LATEST = sa.select(sa.func.max(_IMAGES.c.label_revision))
+_SCHEMA = sa.select(sa.func.max(_SCHEMAS.c.id))
+_NOTE = (
+    sa.update(_IMAGES)
+    .where(_IMAGES.c.image_id == sa.bindparam("image"))
+    .values(
+        label_revision=sa.bindparam("revision"),
+        label_stamp=sa.bindparam("stamp"),
+        label_schema=sa.bindparam("schema"),
+        reopened=sa.false(),
+    )
+)
 
 
 def latest_revision(session: orm.Session | sa.Connection) -> int:
     """The revision of the label that changed last, 0 before the first."""
-    return session.scalar(sa.select(sa.func.max(_IMAGES.c.label_revision))) or 0
+    return session.scalar(_LATEST) or 0
 
 
 def note_labels(session: orm.Session, labels: Mapping[str, str | None], given: bool = True) -> int:
@@ -40,15 +52,10 @@ def note_labels(session: orm.Session, labels: Mapping[str, str | None], given: b
     """
     session.flush()
     revision = latest_revision(session) + 1
-    schema = session.scalar(sa.select(sa.func.max(_SCHEMAS.c.id))) if given else None
-    statement = (
-        sa.update(_IMAGES)
-        .where(_IMAGES.c.image_id == sa.bindparam("image"))
-        .values(label_revision=revision, label_stamp=sa.bindparam("stamp"), label_schema=schema, reopened=sa.false())
-    )
+    schema = session.scalar(_SCHEMA) if given else None
     rows = [{"image": image_id, "stamp": stamp} for image_id, stamp in labels.items()]
     if rows:
-        session.connection().execute(statement, rows)
+        session.connection().execute(_NOTE, [{**row, "revision": revision, "schema": schema} for row in rows])
     return revision
 
 

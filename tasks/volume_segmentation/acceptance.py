@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ import numpy as np
 from tasks.common.files import ImageError, LabelError, reading
 from tasks.datastore.rules import Accepted
 from tasks.geometry.grid import Grid, onto, read_grid
-from tasks.geometry.label_values import check_values, load
-from tasks.geometry.sizes import check_label, sides
+from tasks.geometry.label_values import check_counts, load, read_nifti_label, value_counts
+from tasks.geometry.sizes import check_label, is_nrrd, sides
 from tasks.geometry.volumes import IMAGE_ENDINGS
 
 RAW = ".bin"
@@ -52,15 +53,21 @@ class VolumeRule:
         except ImageError as error:
             raise LabelError(str(error).replace(str(label), "the label")) from error
         values, note = onto(values, grid, target)
-        mapped = self._by_name(values, info.get("label_info"))
+        counts = value_counts(values)
+        own = self._by_name(counts, info.get("label_info"))
+        declared: Counter[float] = Counter()
+        for value, count in counts.items():
+            declared[own.get(value, value)] += count
         try:
-            check_values(mapped, "the label", len(self._names) + 1)
+            check_counts(declared, "the label", len(self._names) + 1)
         except ImageError as error:
             raise LabelError(f"{error} ({', '.join(self._names)})") from error
-        if not (self._allow_empty or mapped.any()):
+        segments = {name: declared[value] for value, name in enumerate(self._names, start=1)}
+        if not (self._allow_empty or any(segments.values())):
             raise LabelError("the label is empty; the option allow_empty would take it")
-        counts = np.bincount(mapped.astype(np.uint8).ravel(), minlength=len(self._names) + 1)
-        segments = {name: int(count) for name, count in zip(self._names, counts[1:], strict=False)}
+        mapped = values.copy() if own else values
+        for value, wanted in own.items():
+            mapped[values == value] = wanted
         about: dict[str, Any] = {"segments": segments, "notes": [note] if note else []}
         if not note and mapped is values and label.name.endswith(IMAGE_ENDINGS):
             return Accepted(label, about)
@@ -76,23 +83,19 @@ class VolumeRule:
         check_label(label, image.shape, len(self._names) + 1)
         return _read_volume(label)
 
-    def _by_name(self, values: np.ndarray, segments: Any) -> np.ndarray:
-        """Values as we declare them: the same array if they are so already."""
+    def _by_name(self, counts: Mapping[float, int], segments: Any) -> dict[float, int]:
+        """Values that mean something else than ours -> the value that we declare for it."""
         if not segments:
-            return values
+            return {}
         wanted = {name.lower(): value for value, name in enumerate(self._names, start=1)} | {_BACKGROUND: 0}
-        table = {}
+        table: dict[float, int] = {}
         for index, name in _segments(segments):
-            there = (values == index).any()
             own = index if name.lower() in _GENERIC else wanted.get(name.lower())
-            if there and own is None:
+            if index in counts and own is None:
                 raise LabelError(f"segment {name!r} is none of {', '.join(self._names)}")
-            if there and own != index:
+            if index in counts and own is not None and own != index:
                 table[index] = own
-        result = values.copy() if table else values
-        for value, own in table.items():
-            result[values == value] = own
-        return result
+        return table
 
 
 _GENERIC = {"", "unknown"}
@@ -108,6 +111,9 @@ def _segments(given: Any) -> list[tuple[int, str]]:
 
 
 def _read_volume(label: Path) -> tuple[np.ndarray, Grid]:
+    if not is_nrrd(label):
+        values, affine = read_nifti_label(label)
+        return values, Grid(tuple(values.shape), affine)
     volume = load(label)
     if volume.ndim != 4 or volume.shape[0] != 1:
         raise ImageError(f"{label} is not one volume: {sides(volume.shape)}")

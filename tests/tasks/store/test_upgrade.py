@@ -27,6 +27,7 @@ def made(script: Path, folder: Path) -> Path:
     file = folder / "store.sqlite"
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(script.read_text())
+        connection.execute("PRAGMA journal_mode=WAL")  # as every version has left it
     return file
 
 
