@@ -1,17 +1,18 @@
 """The named query strategies: acquisition + selection + defaults + source, one table.
 
-Adding a strategy is one row here (and one function in ``acquisition`` or ``selection`` if the mathematics is new).
-Apps, server, simulation and documentation read this table.
+Adding a strategy is one row here (and one function in ``acquisition`` or ``selection`` if the mathematics is new), or
+in a package of your own, see :mod:`strategies.registry`. Apps, server, simulation and documentation read this table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from strategies import selection
+from strategies.scores import ANY, NOT_NEGATIVE, Range
 from strategies.selection import CealSplit, Embeddings, Indices, Scores
 
 
@@ -52,6 +53,7 @@ class QueryStrategy:
         source: paper and place.
         select: the selection on a pool; returns ordered indices, or a split with groups and pseudo-labels.
         score: name of the acquisition score in a record, None if the strategy uses none.
+        score_range: values of that score with which the selection works.
         embeddings: whether the selection needs embeddings.
         class_scores: whether the selection needs per-class entropies.
         pseudo_labels: whether the app must let the model label part of the pool.
@@ -62,6 +64,7 @@ class QueryStrategy:
     source: str
     select: Select
     score: str | None = None
+    score_range: Range = ANY
     embeddings: bool = False
     class_scores: bool = False
     pseudo_labels: bool = False
@@ -256,6 +259,7 @@ CATALOGUE: dict[str, QueryStrategy] = {
             "Kirsch et al. 2023",
             _power,
             score="bald",
+            score_range=NOT_NEGATIVE,
         ),
         QueryStrategy(
             "class_stratified_power",
@@ -263,6 +267,7 @@ CATALOGUE: dict[str, QueryStrategy] = {
             "ClaSP PE 2026, whole-image form",
             _class_stratified_power,
             score="predictive_entropy",
+            score_range=NOT_NEGATIVE,
             class_scores=True,
         ),
         QueryStrategy(
@@ -296,34 +301,3 @@ CATALOGUE: dict[str, QueryStrategy] = {
         ),
     )
 }
-
-
-def offered(
-    default: str, scores: Iterable[str], embeddings: bool = False, pseudo_labels: bool = False
-) -> list[QueryStrategy]:
-    """The strategies an app can serve, its default first.
-
-    Args:
-        default: name of the app's default strategy.
-        scores: names of the acquisition scores that the app's records hold.
-        embeddings: whether the records hold embeddings.
-        pseudo_labels: whether the app lets the model label part of the pool.
-
-    Returns:
-        Rows of the catalogue; those without records, ``random`` among them, are always included.
-
-    Raises:
-        ValueError: ``default`` is not among them.
-    """
-    held = set(scores)
-    rows = [
-        row
-        for row in CATALOGUE.values()
-        if (row.score is None or row.score in held)
-        and (embeddings or not row.embeddings)
-        and (pseudo_labels or not row.pseudo_labels)
-    ]
-    names = [row.name for row in rows]
-    if default not in names:
-        raise ValueError(f"strategy must be one of {', '.join(names)}; got {default!r}")
-    return sorted(rows, key=lambda row: row.name != default)

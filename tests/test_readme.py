@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
 import pytest
 import requests
 
 from apps.server.options import ImageOptions, Options, VolumeOptions
-from strategies import catalogue
+from strategies import registry
 from tasks.segmentation.records import COMMITTEE_SCORES, SCORES
 from tests.server import ROOT, free_port, wait_for
 
@@ -40,7 +39,7 @@ def commands() -> list[str]:
 
 
 def test_the_strategies_table_is_the_catalogue():
-    offered = catalogue.offered("dropout_variance", SCORES + COMMITTEE_SCORES, embeddings=True, pseudo_labels=True)
+    offered = registry.offered("dropout_variance", SCORES + COMMITTEE_SCORES, embeddings=True, pseudo_labels=True)
     assert table("strategy") == [[f"`{row.name}`", row.description, row.source] for row in offered]
 
 
@@ -53,15 +52,6 @@ def test_the_options_table_is_what_the_server_takes():
         value = getattr(ImageOptions() if name == "weights" else VolumeOptions(), name)
         expected = ",".join(value) if isinstance(value, tuple) else str(value).lower()
         assert shown.lower() == expected.lower() or float(shown) == value
-
-
-def test_the_example_row_is_a_strategy():
-    example = re.search(r"```python\n(QueryStrategy\(.*?\n\))\n```", TEXT, re.S)
-    row = eval(example.group(1), vars(catalogue))  # the README's own text
-    pool = catalogue.Pool(("a", "b", "c"), scores=np.array([0.1, 0.9, 0.5]))
-    assert sorted(row.select(pool, 3, np.random.default_rng(0))) == [0, 1, 2]
-    assert row.score in SCORES
-    assert row.name not in catalogue.CATALOGUE
 
 
 def test_links_lead_somewhere():

@@ -33,8 +33,9 @@ from apps.server.options import ConfigurationError, Options, refuse
 from apps.server.protection import listens_on, protect, warn_if_open
 from apps.server.start import check_settings, check_studies, say_what_is_lost
 from apps.upstream import application, share_threads
-from strategies.catalogue import QueryStrategy, offered
+from strategies.catalogue import QueryStrategy
 from strategies.next_sample import NextSample
+from strategies.registry import offered
 from tasks.common.files import reason
 from tasks.common.memory import lacks_memory
 from tasks.common.temporary import TEMPORARY, use_temporary_folder

@@ -16,7 +16,8 @@ import threading
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from strategies.catalogue import CATALOGUE, QueryStrategy
+from strategies.catalogue import QueryStrategy
+from strategies.registry import registered
 from tasks.rounds.planning import Plan, Planner
 from tasks.store.store import Store
 
@@ -37,7 +38,7 @@ Answer: TypeAlias = "Plan | PlanningError | None"
 class PlanningProcess:
     """Orders pools in a process of its own, which keeps the records, and ends with this one.
 
-    Where that process fails, the pool is ordered here.
+    Where that process fails, and for a strategy that only this process knows, the pool is ordered here.
 
     Args:
         store: images, rounds, leases and records; the process opens connections of its own.
@@ -48,6 +49,7 @@ class PlanningProcess:
     def __init__(self, store: Store, batch_size: int, seed: int) -> None:
         self._arguments = (store, batch_size, seed)
         self._process: subprocess.Popen[bytes] | None = None
+        self._planner: Planner | None = None
         self._lock = threading.Lock()
 
     def plan(self, strategy: QueryStrategy) -> Plan | None:
@@ -56,6 +58,8 @@ class PlanningProcess:
         Raises:
             PlanningError: the strategy failed.
         """
+        if registered().get(strategy.name) != strategy:
+            return self._here().plan(strategy)
         with self._lock:
             for _ in range(2):
                 try:
@@ -66,10 +70,15 @@ class PlanningProcess:
                     self._end()
             else:
                 logger.error("the pool cannot be ordered in a process of its own: requests may be slow")
-                return Planner(*self._arguments).plan(strategy)
+                return self._here().plan(strategy)
         if isinstance(answer, PlanningError):
             raise answer
         return answer
+
+    def _here(self) -> Planner:
+        if self._planner is None:
+            self._planner = Planner(*self._arguments)
+        return self._planner
 
     def _ask(self, name: str) -> Answer:
         if self._process is None:
@@ -130,7 +139,7 @@ def serve() -> None:
             return
         answer: Answer
         try:
-            answer = planner.plan(CATALOGUE[name])
+            answer = planner.plan(registered()[name])
         except Exception as error:  # whoever asked is told
             logger.exception("the pool could not be ordered for %s", name)
             answer = PlanningError(f"the pool could not be ordered for {name}: {error}")

@@ -26,7 +26,7 @@ from monailabel.interfaces.utils.app import app_instance, clear_cache
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from strategies.catalogue import CATALOGUE
+from strategies.registry import registered
 from tasks.common.files import split_names, write_json, write_table
 from tasks.kinds import kinds
 from tasks.learning.groups import LABELS_TABLE
@@ -150,7 +150,7 @@ def _sizes(plan: Plan, strategy: str, pool_size: int) -> list[int]:
 
 
 def _needs_records(strategy: str) -> bool:
-    return strategy == INITIAL or (strategy in CATALOGUE and CATALOGUE[strategy].needs_records)
+    return strategy == INITIAL or (strategy in registered() and registered()[strategy].needs_records)
 
 
 def _start_from(initial: Path, folder: Path, strategy: str) -> list[dict[str, Any]]:
@@ -173,7 +173,7 @@ def _app(pool: Pool, plan: Plan, strategy: str, seed: int, studies: Path) -> Any
     conf = {"labels": plan.labels, "batch_size": str(plan.batch), "seed": str(seed), "auto_train": "false"}
     if plan.preset:
         conf["preset"] = plan.preset
-    if strategy in CATALOGUE:
+    if strategy in registered():
         conf["strategy"] = strategy
     if pool.groups:
         groups = ({"file": name, "group": pool.groups[name]} for name in pool.pool)
@@ -186,7 +186,7 @@ def _app(pool: Pool, plan: Plan, strategy: str, seed: int, studies: Path) -> Any
 
 def _annotate(app: Any, oracle: Oracle, pool: Pool, strategy: str) -> None:
     """Ask for the next image and give its true label."""
-    sample = app.next_sample({"strategy": strategy if strategy in CATALOGUE else "random", "client_id": ANNOTATOR})
+    sample = app.next_sample({"strategy": strategy if strategy in registered() else "random", "client_id": ANNOTATOR})
     if not sample:
         raise ValueError("the pool has no image left: fewer rounds or a smaller batch are needed")
     name = Path(sample["name"]).name
@@ -303,10 +303,10 @@ def main(
     """Compare query strategies on a folder with true labels."""
     console = Console()
     names = split_names(strategies)
-    unknown = [name for name in names if name not in CATALOGUE]
+    unknown = [name for name in names if name not in registered()]
     if unknown:
         raise typer.BadParameter(
-            f"unknown: {', '.join(unknown)}; known: {', '.join(CATALOGUE)}", param_hint="--strategies"
+            f"unknown: {', '.join(unknown)}; known: {', '.join(registered())}", param_hint="--strategies"
         )
     if app not in kinds():
         raise typer.BadParameter(f"unknown: {app}; known: {', '.join(kinds())}", param_hint="--app")

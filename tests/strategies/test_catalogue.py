@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from strategies.catalogue import CATALOGUE, Pool, annealed_beta, offered
+from strategies.catalogue import CATALOGUE, Pool, annealed_beta
+from strategies.registry import offered
 from strategies.selection import CealSplit
 
 SCORED = {row.score for row in CATALOGUE.values() if row.score}

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from strategies.catalogue import CATALOGUE
+from strategies.catalogue import CATALOGUE, QueryStrategy
 from tasks.rounds.planning import Planner
 from tasks.rounds.planning_process import PlanningError, PlanningProcess
 from tasks.rounds.rounds import Rounds
@@ -75,9 +75,11 @@ def test_where_no_process_can_be_started_the_pool_is_ordered_here(scored, monkey
     assert "requests may be slow" in caplog.text
 
 
-def test_a_strategy_that_fails_says_why_and_the_next_one_works(process):
-    with pytest.raises(PlanningError, match="could not be ordered for unheard of"):
-        process.plan(replace(CATALOGUE["bald"], name="unheard of"))
+def test_a_strategy_that_fails_says_why_and_the_next_one_works(process, scored):
+    for record in scored.records(scored.serving_version()):
+        scored.add_record(replace(record, scores={**record.scores, "bald": -1.0}))  # no scoring gives that
+    with pytest.raises(PlanningError, match="could not be ordered for power_bald: scores must not be negative"):
+        process.plan(CATALOGUE["power_bald"])
     assert process.plan(CATALOGUE["bald"]) is not None
 
 
@@ -97,3 +99,10 @@ def test_it_ends_with_whoever_started_it(scored, tmp_path):
     while Path(f"/proc/{worker}/cmdline").exists() and Path(f"/proc/{worker}/cmdline").read_bytes():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_a_strategy_that_only_this_process_knows_is_ordered_here(store, pool):
+    process = PlanningProcess(store, 3, 0)
+    last = QueryStrategy("last", "Last", "me", lambda pool, k, rng: np.arange(len(pool.image_ids))[::-1][:k])
+    assert [place.image_id for place in process.plan(last).places] == pool[::-1][:3]
+    assert process._process is None
