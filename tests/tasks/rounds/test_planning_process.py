@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,12 +74,15 @@ def test_where_no_process_can_be_started_the_pool_is_ordered_here(scored, monkey
     assert "requests may be slow" in caplog.text
 
 
-def test_a_strategy_that_fails_says_why_and_the_next_one_works(process, scored):
-    for record in scored.records(scored.serving_version()):
-        scored.add_record(replace(record, scores={**record.scores, "bald": -1.0}))  # no scoring gives that
+def test_a_strategy_that_fails_says_why_and_the_next_one_works(store, pool):
+    for image_id in pool:
+        store.add_record(ImageRecord(image_id, "v1", "f", {"bald": -1.0}, {}, None))  # no scoring gives that
+    store.complete_scoring("v1")
+    process = PlanningProcess(store, 3, 0)
     with pytest.raises(PlanningError, match="could not be ordered for power_bald: scores must not be negative"):
         process.plan(CATALOGUE["power_bald"])
     assert process.plan(CATALOGUE["bald"]) is not None
+    process.close()
 
 
 def test_it_ends_with_whoever_started_it(scored, tmp_path):
