@@ -27,6 +27,7 @@ FLOORS = (
     {"apps.routes"},
     {"apps.server"},
     {"apps.image_classification", "apps.image_segmentation", "apps.volume_segmentation"},
+    {"apps.__main__"},
 )
 """Rooms, the lowest first; those of one floor do not know each other."""
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
@@ -29,6 +30,7 @@ from apps.http.lanes import DECODES, REQUESTS_AT_ONCE
 from apps.http.sessions import Sessions
 from apps.routes import every
 from apps.routes.inference import BROUGHT
+from apps.server.entry import MAIN, check_entry, check_main
 from apps.server.options import ConfigurationError, Options, refuse
 from apps.server.protection import listens_on, protect, warn_if_open
 from apps.server.start import check_settings, check_studies, say_what_is_lost
@@ -95,7 +97,8 @@ TOLD = ("segments", "notes", "previous", "archive")
 class ActiveLearningApp:
     """Mixin before ``MONAILabelApp``: ``class App(ActiveLearningApp, MONAILabelApp)``.
 
-    MONAI Label takes the first class with ``MONAILabelApp`` among its direct bases, so this class must not be one.
+    MONAI Label takes the first class with ``MONAILabelApp`` among its direct bases, so this class must not be one; see
+    :mod:`apps.server.entry`.
 
     An app names its kind of work in :attr:`task_type`.
     """
@@ -121,9 +124,21 @@ class ActiveLearningApp:
     _strategies: dict[str, NextSample]
     sessions: Callable[[], Any]
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Stop a start that MONAI Label would end with a traceback: a ``main.py`` without a class that it takes."""
+        super().__init_subclass__(**options)
+        frame = inspect.currentframe()
+        file = Path(str(frame.f_back.f_globals.get("__file__", ""))) if frame and frame.f_back else Path()
+        if file.name == MAIN and file.is_file():
+            try:
+                check_main(cls, file)
+            except ConfigurationError as error:
+                refuse(error)
+
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         kind = self.task_type
         try:
+            check_entry(type(self), Path(app_dir))
             check_settings()
             if kind.local_only and is_remote(studies):
                 raise ConfigurationError(f"studies {studies} must be a local folder: this app works on image files")
