@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 
 from strategies.checks import check_strategy
 from tests.server import ROOT, Server
@@ -47,7 +49,8 @@ def installed(tmp_path_factory) -> Path:
     package.mkdir(parents=True)
     (package / "__init__.py").write_text('"""An example."""\n')
     (package / "strategies.py").write_text("".join(blocks("A strategy")[:1]))
-    entry_points = "".join(blocks("A strategy", "toml"))
+    (package / "networks.py").write_text("".join(blocks("A network")))
+    entry_points = "\n".join(blocks("A strategy", "toml") + blocks("A network", "toml"))
     (example / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["setuptools>=77"]\nbuild-backend = "setuptools.build_meta"\n\n'
         f'[project]\nname = "my-package"\nversion = "1"\n\n{entry_points}'
@@ -117,6 +120,36 @@ def test_an_installed_project_serves_the_app_and_the_strategy_of_another_package
         cwd=tmp_path,
     )
     assert Path(place.stdout.strip()).is_relative_to(installed), log
+
+
+@pytest.mark.e2e
+def test_the_network_of_another_package_is_trained_scored_and_served(installed, tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "tasks.phantoms", str(tmp_path / "studies"), "--app", "volume_segmentation"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    oracle = tmp_path / "studies" / "oracle"
+    app = own_app(installed, tmp_path / "my_server")
+    options = {"labels": "tumor", "preset": "small", "auto_train": "false", "network": "segresnet"}
+    with Installed(installed, tmp_path / "studies", tmp_path, app, **options) as server:
+        for _ in range(5):
+            sample = server.post("/activelearning/random", json={"client_id": "zoe"}).json()
+            server.client("zoe").save_label(sample["id"], str(oracle / f"{sample['id']}.nii.gz"))
+        quick = {"max_epochs": 2, "iterations_per_epoch": 3, "val_interval": 2}
+        assert server.run("train", "segmentation", quick)["status"] == "DONE"
+        assert server.run("scoring", "records")["status"] == "DONE"
+        sample = server.post("/activelearning/dropout_variance", json={"client_id": "zoe"}).json()
+        assert sample["reason"] == "scored"
+        assert sample["score"] > 0
+        answer = requests.post(f"{server.url}/infer/segmentation?image={sample['id']}&output=image", timeout=120)
+        assert answer.status_code == 200
+    with Server(tmp_path / "studies", tmp_path, labels="tumor", preset="small", auto_train="false") as server:
+        problems = json.dumps(server.get("/al/problems").json())
+        assert "there is no network segresnet" in problems
+        answer = requests.post(f"{server.url}/infer/segmentation?image={sample['id']}&output=image", timeout=120)
+        assert answer.status_code == 503
 
 
 @pytest.mark.e2e

@@ -2,7 +2,7 @@
 
 from apps.routes import pseudo_labels
 from apps.server.app import ActiveLearningApp
-from apps.server.options import ImageOptions
+from apps.server.options import SliceOptions
 from tasks.image_segmentation.task import ImageSegmentationTask
 
 
@@ -10,5 +10,5 @@ class ImageSegmentationApp(ActiveLearningApp):
     """Images, and pseudo-labels."""
 
     task_type = ImageSegmentationTask
-    options_type = ImageOptions
+    options_type = SliceOptions
     routers = (pseudo_labels.router,)

@@ -50,6 +50,7 @@ from tasks.jobs.queue import JOB_PROCESS, Job, JobQueue
 from tasks.learning.checkpoints import ModelError
 from tasks.learning.groups import DUPLICATES_TABLE, Grouping, read_grouping
 from tasks.learning.hyperparameters import default_preset
+from tasks.learning.training import MembersTrainTask
 from tasks.rounds.answers import Answers, Undone
 from tasks.rounds.loop import ActiveLearningLoop
 from tasks.rounds.planning_process import LARGE_POOL, PlanningProcess
@@ -258,7 +259,11 @@ class ActiveLearningApp:
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Those of the kind of work."""
-        return self.task.trainers()
+        trainers = self.task.trainers()
+        for trainer in trainers.values():
+            if isinstance(trainer, MembersTrainTask):
+                trainer.start_from = self.options.start_from
+        return trainers
 
     def init_infers(self) -> dict[str, InferTask]:
         """Those of the kind of work."""

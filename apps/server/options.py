@@ -17,6 +17,11 @@ from tasks.common.files import LONGEST_NAME, is_safe_tag, split_names
 from tasks.datastore.folder import HISTORY
 from tasks.dicom.series_filter import SeriesFilter
 from tasks.geometry.sizes import MAX_PIXELS, MAX_VOXELS
+from tasks.geometry.slices import IN_CHANNELS
+from tasks.learning.pretrained import WeightsError
+from tasks.learning.start_from import read_weights
+from tasks.segmentation.outside import NetworkError, check_network
+from tasks.segmentation.outside import registered as networks
 
 
 class ConfigurationError(ValueError):
@@ -43,6 +48,7 @@ class Options:
         max_upload_mb: largest request that is taken, in MiB.
         hosts: names by which browsers reach the server besides the machine's own, such as a proxy's, comma separated.
         origins: other websites whose pages may use the server, such as ``https://viewer.example``, comma separated.
+        start_from: file with weights that first trainings start from; what fits the network is taken.
         max_voxels: largest image that is read: voxels, or pixels of a picture times its channels.
         max_pixels: largest picture that is read, in pixels.
     """
@@ -62,6 +68,7 @@ class Options:
     max_upload_mb: int = 2048
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    start_from: str = ""
     max_voxels: int = MAX_VOXELS
     max_pixels: int = MAX_PIXELS
 
@@ -108,6 +115,11 @@ class Options:
                     f"option tags: {tag!r} cannot be the name of a folder of labels: at most 64 ASCII letters, digits, "
                     f"'_' and '-', and not {HISTORY!r}"
                 )
+        if options.start_from:
+            try:
+                read_weights(options.start_from)
+            except (WeightsError, OSError, ValueError) as error:
+                raise ConfigurationError(f"option start_from: {error}") from error
         for name, parse in _ADDRESSES.items():
             try:
                 for text in getattr(options, name):
@@ -126,23 +138,26 @@ class VolumeOptions(Options):
             archive they name series of a study by their description.
         allow_empty: take labels without any segment.
         series: series of an archive that are images: modalities, then ``:`` and a pattern of the description.
+        network: network of a package that is trained instead of the preset's; empty is the preset's.
     """
 
     channels: tuple[str, ...] = ()
     allow_empty: bool = False
     series: str = "CT,MR"
+    network: str = ""
 
     def __post_init__(self) -> None:
-        """Raise :class:`ConfigurationError` if ``series`` cannot be understood."""
+        """Raise :class:`ConfigurationError` if ``series`` cannot be understood, or the network cannot be used."""
         try:
             SeriesFilter.parse(self.series)
         except ValueError as error:
             raise ConfigurationError(f"option series: {error}") from error
+        _check_network(self.network, max(1, len(self.channels)), len(self.labels) + 1, 3)
 
 
 @dataclass(frozen=True)
 class ImageOptions(Options):
-    """Options of ``image_segmentation`` and ``image_classification``.
+    """Options of ``image_classification``, and some of those of ``image_segmentation``.
 
     Attributes:
         weights: file with ImageNet weights of the preset's network; empty takes torchvision's where they can be had.
@@ -158,6 +173,30 @@ class ImageOptions(Options):
             raise ConfigurationError(f"option weights: {error}") from error
         if not there:
             raise ConfigurationError(f"option weights: there is no file {self.weights}")
+
+
+@dataclass(frozen=True)
+class SliceOptions(ImageOptions):
+    """Options of ``image_segmentation``.
+
+    Attributes:
+        network: network of a package that is trained instead of the preset's; empty is the preset's.
+    """
+
+    network: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise :class:`ConfigurationError` if there are no such weights, or the network cannot be used."""
+        super().__post_init__()
+        _check_network(self.network, IN_CHANNELS, len(self.labels) + 1, 2)
+
+
+def _check_network(name: str, in_channels: int, out_channels: int, spatial_dims: int) -> None:
+    try:
+        if name:
+            check_network(name, in_channels, out_channels, spatial_dims)
+    except NetworkError as error:
+        raise ConfigurationError(f"option network: {error}; there are {', '.join(networks()) or 'none'}") from error
 
 
 BOUNDS: dict[str, tuple[float, float]] = {

@@ -36,6 +36,11 @@ class ClassifierArchitecture:
     dropout: float = 0.5
     first_features: int = 16
 
+    @property
+    def lacks(self) -> str:
+        """What is missing to build it, for people: nothing, all networks are our own."""
+        return ""
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint; ``ClassifierArchitecture(**values)`` restores them."""
         return asdict(self)

@@ -16,6 +16,7 @@ from torch import nn
 from tasks.geometry.slices import IN_CHANNELS
 from tasks.learning.dropout import stochastic
 from tasks.learning.pretrained import Pretrained, torchvision_network
+from tasks.segmentation import outside
 from tasks.segmentation.networks import Architecture, SplitUNet
 
 NETWORKS = ("unet", "unet_resnet34", "small")
@@ -33,7 +34,7 @@ class ImageArchitecture:
     """Everything needed to build the network again from a checkpoint.
 
     Attributes:
-        network: one of :data:`NETWORKS`.
+        network: one of :data:`NETWORKS`, or the name of one of a package.
         out_channels: classes, background included.
         levels: resolutions of ``"small"``; the others have 5 and 6.
         first_features: features of the first level of ``"small"`` (doubled at each level) and of ``"unet"``.
@@ -51,14 +52,23 @@ class ImageArchitecture:
     @property
     def divisor(self) -> int:
         """Both sides of an input must be a multiple of this, in pixels."""
+        if self.network not in NETWORKS:
+            return outside.divisor_of(self.network, 2)
         return self._divisors.get(self.network, 1 << (self.levels - 1))
+
+    @property
+    def lacks(self) -> str:
+        """What is missing to build it, for people; empty if nothing is."""
+        return "" if self.network in NETWORKS else outside.lacks(self.network)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint; ``ImageArchitecture(**values)`` restores them."""
         return asdict(self)
 
-    def build(self) -> SplitUNet | DropoutUNet | ResNetUNet:
+    def build(self) -> Any:
         """The network with random weights."""
+        if self.network not in NETWORKS:
+            return outside.make(self.network, IN_CHANNELS, self.out_channels, 2)
         if self.network == "unet":
             return DropoutUNet(self)
         if self.network == "unet_resnet34":

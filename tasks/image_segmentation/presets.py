@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from tasks.common.values import one_of
 from tasks.image_segmentation.loss import LOSSES
 from tasks.image_segmentation.networks import NETWORKS, ImageArchitecture
 from tasks.learning.hyperparameters import Hyperparameters
+from tasks.segmentation.outside import names
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,6 @@ class ImagePreset(Hyperparameters):
 
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
         **Hyperparameters.choices,
-        "network": NETWORKS,
         "loss": LOSSES,
     }
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
@@ -53,6 +54,12 @@ class ImagePreset(Hyperparameters):
         """The network these hyper-parameters describe."""
         return ImageArchitecture(self.network, out_channels, self.levels, self.first_features, self.dropout)
 
+    def with_network(self, network: str) -> ImagePreset:
+        """The same for a network of a package: images grow to a multiple of what it divides by, two at least."""
+        changed = replace(self, network=network, imagenet=False)
+        divisor = changed.architecture(2).divisor
+        return replace(changed, image_size=max(2, -(-self.image_size // divisor)) * divisor)
+
     @property
     def inference_settings(self) -> dict[str, Any]:
         """What a checkpoint keeps to use its model as it was trained."""
@@ -60,6 +67,7 @@ class ImagePreset(Hyperparameters):
 
     def check(self) -> None:
         """Raise ``ValueError`` for a value out of range, naming its option."""
+        one_of("network", self.network, names(NETWORKS))
         super().check()
         divisor = self.architecture(2).divisor
         if self.image_size % divisor or self.image_size < 2 * divisor:

@@ -60,6 +60,8 @@ class ImageSegmentationTask(Task):
 
     def trainers(self) -> dict[str, TrainTask]:
         """One model, and a committee on bootstrap samples."""
+        preset, network = PRESETS[self.bench.preset], self.bench.options.network
+        preset, kind = (preset.with_network(network), network) if network else (preset, "U-Net")
 
         def trainer(name: str, description: str, members: int) -> ImageTrainTask:
             bench = self.bench
@@ -67,7 +69,7 @@ class ImageSegmentationTask(Task):
                 name,
                 f"{description}, preset {bench.preset}",
                 bench.registry,
-                PRESETS[bench.preset],
+                preset,
                 bench.options.labels,
                 bench.options.seed,
                 members,
@@ -76,15 +78,15 @@ class ImageSegmentationTask(Task):
             )
 
         return {
-            SINGLE: trainer(SINGLE, "U-Net", 1),
-            BOOTSTRAP: trainer(BOOTSTRAP, "Committee of U-Nets", BOOTSTRAP_MEMBERS),
+            SINGLE: trainer(SINGLE, kind, 1),
+            BOOTSTRAP: trainer(BOOTSTRAP, f"Committee: {BOOTSTRAP_MEMBERS} x {kind}", BOOTSTRAP_MEMBERS),
         }
 
     def inferers(self) -> dict[str, InferTask]:
         """The current model, and the mean of the committee."""
         common = (self.bench.registry, self.bench.options.labels)
         return {
-            SINGLE: ImageInferTask(SINGLE, "U-Net trained on the labels so far", *common),
+            SINGLE: ImageInferTask(SINGLE, "Model trained on the labels so far", *common),
             BOOTSTRAP: ImageInferTask(BOOTSTRAP, "Mean of the bootstrap committee", *common),
         }
 

@@ -44,6 +44,10 @@ class Architecture(Protocol):
     def build(self) -> torch.nn.Module:
         """The network with random weights."""
 
+    @property
+    def lacks(self) -> str:
+        """What is missing to build it, for people; empty if nothing is."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -274,11 +278,33 @@ class ModelRegistry:
         print_ = fingerprint([path])
         known = self._checks.get(row.path)
         if known is None or known[0] != print_:
-            known = self._checks[row.path] = (print_, _damage(path, row.version, self.labels))
+            known = self._checks[row.path] = (print_, self._damage(path, row.version))
         if known[1] and f"{row.path} {known[1]}" not in self._reported:
             self._reported.add(f"{row.path} {known[1]}")
             logger.error("checkpoint %s %s: the next older one serves if there is one", row.path, known[1])
         return known[1]
+
+    def _damage(self, path: Path, version: str) -> str:
+        """What is wrong with a checkpoint file, empty if nothing is."""
+        try:
+            digest = hashlib.sha256()
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except FileNotFoundError:
+            return "is gone"
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        if digest.hexdigest()[:_DIGITS] != version:
+            return "is damaged: its content is not what was published"
+        if self.labels is None:
+            return ""
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        own = list(content["labels"])
+        if own != list(self.labels[: len(own)]):
+            return f"was trained for the labels {', '.join(own)}; declared are {', '.join(self.labels)}"
+        lacks = self.architecture(**content["architecture"]).lacks
+        return f"cannot be used: {lacks}" if lacks else ""
 
     def _prune(self, name: str) -> None:
         """Remove checkpoints that no kept row names."""
@@ -286,27 +312,6 @@ class ModelRegistry:
         for path in {row.path for row in self.store.models(name)} - kept:
             (self.folder / path).unlink(missing_ok=True)
         self.tidy()
-
-
-def _damage(path: Path, version: str, labels: Sequence[str] | None) -> str:
-    """What is wrong with a checkpoint file, empty if nothing is."""
-    try:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except FileNotFoundError:
-        return "is gone"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    if digest.hexdigest()[:_DIGITS] != version:
-        return "is damaged: its content is not what was published"
-    if labels is None:
-        return ""
-    own = list(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["labels"])
-    if own != list(labels[: len(own)]):
-        return f"was trained for the labels {', '.join(own)}; declared are {', '.join(labels)}"
-    return ""
 
 
 def read_checkpoint(path: Path, architecture: Callable[..., Architecture]) -> Checkpoint:

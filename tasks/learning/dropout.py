@@ -8,6 +8,11 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+DROPOUT_LAYERS = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
+
 
 @contextmanager
 def stochastic(network: nn.Module, seed: int, device: torch.device) -> Iterator[None]:
@@ -18,7 +23,7 @@ def stochastic(network: nn.Module, seed: int, device: torch.device) -> Iterator[
         seed: of the masks; the random state of the caller is kept.
         device: where the network is.
     """
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.Dropout)]
+    layers = [layer for layer in network.modules() if isinstance(layer, DROPOUT_LAYERS)]
     before = [layer.training for layer in layers]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

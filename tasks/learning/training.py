@@ -31,7 +31,9 @@ from tasks.learning.groups import Grouping, hold_out
 from tasks.learning.hyperparameters import Hyperparameters, whole_number
 from tasks.learning.loading import PrefetchLoader
 from tasks.learning.partial_labels import KnownClassesLoss
+from tasks.learning.pretrained import WeightsError
 from tasks.learning.progress import MemberProgress
+from tasks.learning.start_from import load_matching, read_weights
 from tasks.store.claims import TRAIN, Claims
 from tasks.store.label_names import LabelNames
 from tasks.store.tables import Training, now
@@ -118,6 +120,8 @@ class MembersTrainTask(BasicTrainTask):
             "dataset": [preset.dataset, *(name for name in datasets if name != preset.dataset)],
             "val_batch_size": 1,
         }
+        self.start_from = ""
+        """File with weights that a training starts from which does not continue from the current model."""
         self._default_members = members
         self._items: list[dict[str, Any]] = []
         self._extra: list[dict[str, Any]] = []
@@ -518,10 +522,21 @@ class MembersTrainTask(BasicTrainTask):
         member_seed = request["seed"] * 1000 + request["member"]
         set_determinism(request["seed"] * 1000 if self.same_start else member_seed)
         network = self.initial_network(parameters(context))
+        if self.start_from and self._start is None:
+            self._load_start(network)
         set_determinism(member_seed)
         if self._start is not None:
             network.load_state_dict(self._start.members[request["member"] % len(self._start.members)])
         return network
+
+    def _load_start(self, network: torch.nn.Module) -> None:
+        try:
+            matched = load_matching(network, read_weights(self.start_from))
+        except WeightsError as error:
+            raise TrainingError(f"option start_from: {error}") from error
+        if not matched.loaded:
+            raise TrainingError(f"option start_from: nothing of {self.start_from} fits the network: {matched}")
+        logger.info("%s starts from %s: %s", self.name, self.start_from, matched)
 
     def initial_network(self, preset: Any) -> torch.nn.Module:
         """The network as a training from scratch starts with it."""

@@ -11,6 +11,10 @@ from monai.networks.layers import Conv, Pool
 from torch import nn
 from torch.nn import functional
 
+from tasks.segmentation import outside
+
+UNET = "unet"
+
 
 class StochasticNetwork(Protocol):
     """A segmentation network that scoring can sample.
@@ -41,6 +45,7 @@ class Architecture:
         activation: MONAI activation name, ``"relu"`` or ``"leakyrelu"``.
         dropout: probability with which the head drops a feature of the last decoding convolution.
         spatial_dims: 3 for volumes, 2 for images.
+        network: ``"unet"``, which the fields above describe, or the name of one of a package.
     """
 
     in_channels: int
@@ -51,18 +56,28 @@ class Architecture:
     activation: str = "relu"
     dropout: float = 0.5
     spatial_dims: int = 3
+    network: str = UNET
 
     @property
     def divisor(self) -> int:
         """Every side of an input must be a multiple of this, in voxels."""
+        if self.network != UNET:
+            return outside.divisor_of(self.network, self.spatial_dims)
         return 1 << max(self.levels - 1, 0)
+
+    @property
+    def lacks(self) -> str:
+        """What is missing to build it, for people; empty if nothing is."""
+        return "" if self.network == UNET else outside.lacks(self.network)
 
     def as_dict(self) -> dict[str, int | float | str]:
         """Plain values for a checkpoint; ``Architecture(**values)`` restores them."""
         return asdict(self)
 
-    def build(self) -> SplitUNet:
+    def build(self) -> Any:
         """The network with random weights."""
+        if self.network != UNET:
+            return outside.make(self.network, self.in_channels, self.out_channels, self.spatial_dims)
         return SplitUNet(self)
 
 

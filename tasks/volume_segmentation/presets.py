@@ -6,11 +6,13 @@ Every field but the network's is shown in the viewers' training options under th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from tasks.common.values import one_of
 from tasks.learning.hyperparameters import Hyperparameters
-from tasks.segmentation.networks import Architecture
+from tasks.segmentation.networks import UNET, Architecture
+from tasks.segmentation.outside import names
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,9 @@ class Preset(Hyperparameters):
     """One set of hyper-parameters.
 
     Attributes:
-        levels, first_features, norm, activation, dropout: see :class:`tasks.segmentation.networks.Architecture`.
+        network: ``"unet"``, or the name of a network of a package.
+        levels, first_features, norm, activation, dropout: of the U-Net, see
+            :class:`tasks.segmentation.networks.Architecture`.
         patch_size: training patch, ``"XxYxZ"`` voxels.
         patches_per_image: patches drawn from an image when it is visited.
         foreground_ratio: share of the patches centred on a labelled voxel.
@@ -27,6 +31,7 @@ class Preset(Hyperparameters):
         spacing: isotropic voxel size in mm that images are resampled to, 0 keeps their own.
     """
 
+    network: str = UNET
     levels: int = 5
     first_features: int = 32
     norm: str = "group"
@@ -57,9 +62,17 @@ class Preset(Hyperparameters):
 
     def architecture(self, in_channels: int, out_channels: int) -> Architecture:
         """The network these hyper-parameters describe."""
-        return Architecture(
-            in_channels, out_channels, self.levels, self.first_features, self.norm, self.activation, self.dropout
-        )
+        unet = (self.levels, self.first_features, self.norm, self.activation, self.dropout)
+        return Architecture(in_channels, out_channels, *unet, network=self.network)
+
+    def with_network(self, network: str) -> Preset:
+        """The same for a network of a package: patch and window grow to multiples of what it divides by."""
+        changed = replace(self, network=network)
+
+        def grown(size: str) -> str:
+            return "x".join(str(-(-side // changed.divisor) * changed.divisor) for side in voxels(size, "size"))
+
+        return replace(changed, patch_size=grown(self.patch_size), roi_size=grown(self.roi_size))
 
     @property
     def divisor(self) -> int:
@@ -73,10 +86,12 @@ class Preset(Hyperparameters):
 
     def check(self) -> None:
         """Raise ``ValueError`` for a value out of range, naming its option."""
+        one_of("network", self.network, names((UNET,)))
+        which = f"with {self.levels} levels" if self.network == UNET else f"for the network {self.network}"
         for name in ("patch_size", "roi_size"):
             size = voxels(getattr(self, name), name)
             if any(side % self.divisor for side in size):
-                raise ValueError(f"{name} must be multiples of {self.divisor} with {self.levels} levels, got {size}")
+                raise ValueError(f"{name} must be multiples of {self.divisor} {which}, got {size}")
         super().check()
 
 

@@ -62,6 +62,8 @@ class VolumeTask(Task):
 
     def trainers(self) -> dict[str, TrainTask]:
         """One model, and a committee on bootstrap samples."""
+        preset, network = PRESETS[self.bench.preset], self.bench.options.network
+        preset, kind = (preset.with_network(network), network) if network else (preset, "3D U-Net")
 
         def trainer(name: str, description: str, members: int) -> VolumeTrainTask:
             bench = self.bench
@@ -69,7 +71,7 @@ class VolumeTask(Task):
                 name,
                 f"{description}, preset {bench.preset}",
                 bench.registry,
-                PRESETS[bench.preset],
+                preset,
                 bench.options.labels,
                 bench.options.channels,
                 bench.options.seed,
@@ -78,15 +80,15 @@ class VolumeTask(Task):
             )
 
         return {
-            SINGLE: trainer(SINGLE, "3D U-Net", 1),
-            BOOTSTRAP: trainer(BOOTSTRAP, "Committee of 3D U-Nets", BOOTSTRAP_MEMBERS),
+            SINGLE: trainer(SINGLE, kind, 1),
+            BOOTSTRAP: trainer(BOOTSTRAP, f"Committee: {BOOTSTRAP_MEMBERS} x {kind}", BOOTSTRAP_MEMBERS),
         }
 
     def inferers(self) -> dict[str, InferTask]:
         """The current model, and the mean of the committee."""
         common = (self.bench.registry, self.bench.options.labels, self.bench.options.channels)
         return {
-            SINGLE: VolumeInferTask(SINGLE, "3D U-Net trained on the labels so far", *common),
+            SINGLE: VolumeInferTask(SINGLE, "Model trained on the labels so far", *common),
             BOOTSTRAP: VolumeInferTask(BOOTSTRAP, "Mean of the bootstrap committee", *common),
         }
 
