@@ -8,6 +8,7 @@ import fnmatch
 import logging
 import os
 import re
+import shutil
 import tempfile
 import threading
 import time
@@ -372,7 +373,8 @@ class StudiesFolder(LocalDatastore):
         """
         self._check_tag(label_tag)
         self._image(image_id)
-        with tempfile.TemporaryDirectory(prefix="label-") as folder:
+        made = Path(tempfile.gettempdir()) / f"label-{uuid.uuid4().hex}"
+        try:
             about: Mapping[str, Any] = {}
             label_info = {name: value for name, value in label_info.items() if name not in _OURS}
             file = Path(label_filename)
@@ -380,7 +382,7 @@ class StudiesFolder(LocalDatastore):
                 try:
                     image = Path(self.get_image_uri(image_id))  # from an archive it may take a while
                     with self._turn():
-                        accepted = self._rule(file, image, label_info, Path(folder))
+                        accepted = self._rule(file, image, label_info, made)
                 except (LabelError, ImageError, ArchiveError) as error:
                     raise self._rejected(image_id, file, label_tag, label_info, error) from error
                 file, about = accepted.file, accepted.about
@@ -388,6 +390,9 @@ class StudiesFolder(LocalDatastore):
             if f"*{ending}" not in (*self._extensions, *self.label_extensions):
                 raise LabelError(f"{ending or 'a file without ending'} is no kind of label here")
             self.store_label(image_id, file, label_tag, {**label_info, **about})
+        finally:
+            if made.exists():
+                shutil.rmtree(made)
         return image_id
 
     def store_label(self, image_id: str, file: Path, tag: str, info: Mapping[str, Any]) -> None:

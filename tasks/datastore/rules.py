@@ -36,7 +36,7 @@ class LabelRule(Protocol):
             label: file that was sent.
             image: its image.
             info: what was sent with it.
-            folder: takes a file that the rule makes.
+            folder: for a file that the rule makes; the rule makes the folder, too, if it needs it.
 
         Raises:
             LabelError: it does not fit; the message says why.

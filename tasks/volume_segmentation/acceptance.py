@@ -71,6 +71,7 @@ class VolumeRule:
         about: dict[str, Any] = {"segments": segments, "notes": [note] if note else []}
         if not note and mapped is values and label.name.endswith(IMAGE_ENDINGS):
             return Accepted(label, about)
+        folder.mkdir(parents=True, exist_ok=True)
         made = folder / "label.nii.gz"
         nibabel.save(nibabel.Nifti1Image(mapped.astype(np.uint8), target.affine), made)
         return Accepted(made, about)

@@ -238,6 +238,7 @@ def test_refused_labels_are_kept_for_thirty_days(folder):
 
 def test_what_a_rule_makes_of_a_label_is_stored_with_what_it_says(folder):
     def rewrite(label, image, info, folder):
+        folder.mkdir()
         made = folder / "made.nii.gz"
         made.write_bytes(label.read_bytes().upper())
         return Accepted(made, {"notes": ["louder"]})
