@@ -9,7 +9,8 @@ import shutil
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from tasks.learning.partial_labels import KnownClassesLoss
 from tasks.learning.pretrained import WeightsError
 from tasks.learning.progress import MemberProgress
 from tasks.learning.start_from import load_matching, read_weights
+from tasks.learning.trainer import Item, Settings, StatsFile, Trainer, check_checkpoint
 from tasks.store.claims import TRAIN, Claims
 from tasks.store.label_names import LabelNames
 from tasks.store.tables import Training, now
@@ -122,6 +124,8 @@ class MembersTrainTask(BasicTrainTask):
         }
         self.start_from = ""
         """File with weights that a training starts from which does not continue from the current model."""
+        self.trainer: Trainer | None = None
+        """A training loop in place of ours."""
         self._default_members = members
         self._items: list[dict[str, Any]] = []
         self._extra: list[dict[str, Any]] = []
@@ -189,13 +193,17 @@ class MembersTrainTask(BasicTrainTask):
         self._begin(preset, members, run)
         # Cached images of a training that was killed.
         shutil.rmtree(Path(self._model_dir) / _WORK, ignore_errors=True)
-        states, failed = self._train_members(request, datastore, preset, members, seed)
-        checkpoint = Checkpoint(
-            architecture=self.architecture(preset),
-            members=states,
-            preprocessing=self.inference_settings(preset),
-            labels=self.label_names,
-        )
+        failed: dict[str, str] = {}
+        if self.trainer is not None:
+            checkpoint = self._trained_by(self.trainer, request, preset, seed)
+        else:
+            states, failed = self._train_members(request, datastore, preset, members, seed)
+            checkpoint = Checkpoint(
+                architecture=self.architecture(preset),
+                members=states,
+                preprocessing=self.inference_settings(preset),
+                labels=self.label_names,
+            )
         run.left_out = dict(self._left_out)
         stats = self.stats()
         extra = self.additional_stats(preset)
@@ -215,6 +223,34 @@ class MembersTrainTask(BasicTrainTask):
         }
         write_json(Path(self._stats_path), stats)
         return stats
+
+    def _trained_by(self, trainer: Trainer, request: Mapping[str, Any], preset: Any, seed: int) -> Checkpoint:
+        """What a training loop of somebody else makes of the labelled images."""
+        validating = set(self._validating(self._items, seed))
+        items = [
+            Item(str(item["id"]), Path(item["image"]), item["label"], item["group"], number in validating, item)
+            for number, item in enumerate(self._items)
+        ]
+        transform = self.val_pre_transforms(cast(Context, SimpleNamespace(request={_TRAIN_KEY: preset})))
+        given = checked_device(request.get("device"))
+        settings = Settings(
+            labels=list(self.label_names),
+            architecture=self.architecture(preset),
+            hyperparameters=preset,
+            preprocessing=dict(self.inference_settings(preset)),
+            seed=seed,
+            device=torch.device(given or ("cuda" if torch.cuda.is_available() else "cpu")),
+            folder=Path(self._model_dir),
+            start=self._start,
+            read=lambda item: transform(dict(item.values)),
+        )
+        set_determinism(seed)
+        checkpoint = trainer.train(items, settings, StatsFile(Path(self._stats_path), len(items), len(validating)))
+        try:
+            check_checkpoint(checkpoint, settings)
+        except ValueError as error:
+            raise TrainingError(f"trainer {type(trainer).__name__}: {error}") from error
+        return checkpoint
 
     def _begin(self, preset: Any, members: int, run: Training) -> None:
         """Train stats of a training that has not finished an epoch yet."""
