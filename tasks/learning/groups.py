@@ -84,6 +84,9 @@ def hold_out(
 ) -> list[int]:
     """Choose whole groups to hold out.
 
+    Not scikit-learn's splitters: ``GroupShuffleSplit`` takes a share of the groups, not of the images, and
+    ``StratifiedGroupKFold`` needs as many groups as folds; here one patient may have most of a few images.
+
     Args:
         groups: ``(n,)`` group of each image.
         share: of the images to hold out; never more than that unless a single group is larger.

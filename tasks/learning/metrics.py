@@ -9,15 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from monai.metrics import (
-    compute_confusion_matrix_metric,
-    compute_dice,
-    compute_hausdorff_distance,
-    compute_roc_auc,
-    get_confusion_matrix,
-)
+from monai.metrics import compute_dice, compute_hausdorff_distance
 from monai.networks.utils import one_hot
 from scipy import stats
+from scipy.integrate import trapezoid
+from sklearn.metrics import accuracy_score, precision_score, roc_auc_score
 
 
 def segmentation_metrics(
@@ -69,7 +65,7 @@ def area_under_curve(labelled: Sequence[int], values: Sequence[float]) -> float:
     x, y = np.asarray(labelled, float), np.asarray(values, float)
     if len(x) < 2:
         return float(y.mean())
-    return float(np.trapz(y, x) / (x[-1] - x[0]))
+    return float(trapezoid(y, x) / (x[-1] - x[0]))
 
 
 def equivalence_bound(full: Sequence[float]) -> float:
@@ -161,21 +157,19 @@ def classification_metrics(probs: torch.Tensor, classes: torch.Tensor) -> dict[s
 
     Returns:
         ``auc`` (one against the rest, mean over the classes for which it is defined, NaN if for none), ``accuracy``,
-        ``precision`` (mean over classes; 0 for a class that is never predicted) and mean ``cross_entropy`` in nats.
+        ``precision`` (mean over classes; 0 for a class that is never predicted) and mean ``cross_entropy`` in nats; all
+        are NaN if a probability is.
     """
-    count = probs.shape[1]
-    truth = classes.long().cpu()
-    p = probs.double().cpu()
-    y = torch.nn.functional.one_hot(truth, count)
-    areas = [
-        float(compute_roc_auc(p[:, index], y[:, index])) for index in range(count) if 0 < y[:, index].sum() < len(y)
-    ]
+    truth = classes.long().cpu().numpy()
+    p = probs.double().cpu().numpy()
+    if not np.isfinite(p).all():  # the training diverged, and says so itself
+        return dict.fromkeys(("auc", "accuracy", "precision", "cross_entropy"), float("nan"))
+    every = np.arange(p.shape[1])
+    areas = [roc_auc_score(truth == index, p[:, index]) for index in every if 0 < (truth == index).sum() < len(truth)]
     predicted = p.argmax(1)
-    confusion = get_confusion_matrix(torch.nn.functional.one_hot(predicted, count), y).sum(0)
-    precision = compute_confusion_matrix_metric("precision", confusion).nan_to_num(0.0)
     return {
         "auc": float(np.mean(areas)) if areas else float("nan"),
-        "accuracy": float((predicted == truth).double().mean()),
-        "precision": float(precision.mean()),
-        "cross_entropy": float(torch.nn.functional.nll_loss(p.clamp(min=1e-12).log(), truth)),
+        "accuracy": float(accuracy_score(truth, predicted)),
+        "precision": float(precision_score(truth, predicted, labels=every, average="macro", zero_division=0)),
+        "cross_entropy": float(-np.log(p[np.arange(len(truth)), truth].clip(min=1e-12)).mean()),
     }
