@@ -9,7 +9,8 @@ import torch
 from strategies import acquisition
 from tasks.classification.networks import ImageClassifier
 from tasks.classification.transforms import preprocessing
-from tasks.learning.scoring import Prepared, ScoreRecords, Scores
+from tasks.learning.scores import Scores
+from tasks.learning.scoring import Prepared, ScoreRecords
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
 """Views of ``[B, C, rows, columns]`` (PCDAL 2023, figure 1)."""

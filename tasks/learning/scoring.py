@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
@@ -19,27 +18,13 @@ from monailabel.utils.others.generic import name_to_device
 from tasks.common.files import ArchiveError, fingerprint, reason
 from tasks.datastore.folder import StudiesFolder
 from tasks.learning.checkpoints import ModelRegistry
+from tasks.learning.scores import Scores
 from tasks.store.claims import SCORING, Claims
 from tasks.store.store import ImageRecord, Store
 
 logger = logging.getLogger(__name__)
 
 RECORDS = "records"
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What one pass learned about one image.
-
-    Attributes:
-        scores: acquisition name -> score.
-        class_entropies: class name -> entropy weighted with the class's probability, in nats.
-        embedding: ``(d,)`` float32.
-    """
-
-    scores: dict[str, float]
-    class_entropies: dict[str, float]
-    embedding: np.ndarray
 
 
 @dataclass(frozen=True)

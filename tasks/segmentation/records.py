@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from strategies import acquisition
-from tasks.learning.scoring import Scores
+from tasks.learning.scores import Scores
 from tasks.segmentation.inferer import WindowInferer
 from tasks.segmentation.networks import StochasticNetwork
 
