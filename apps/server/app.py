@@ -261,7 +261,7 @@ class ActiveLearningApp:
         """Those of the kind of work."""
         trainers = self.task.trainers()
         for trainer in trainers.values():
-            if isinstance(trainer, MembersTrainTask):
+            if isinstance(trainer, MembersTrainTask) and self.options.start_from:
                 trainer.start_from = self.options.start_from
         return trainers
 

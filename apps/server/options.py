@@ -20,8 +20,9 @@ from tasks.geometry.sizes import MAX_PIXELS, MAX_VOXELS
 from tasks.geometry.slices import IN_CHANNELS
 from tasks.learning.pretrained import WeightsError
 from tasks.learning.start_from import read_weights
-from tasks.segmentation.outside import NetworkError, check_network
+from tasks.segmentation.outside import NetworkError, check_network, provide
 from tasks.segmentation.outside import registered as networks
+from tasks.volume_segmentation.bundle import BUNDLE, BundleError, read_bundle
 
 
 class ConfigurationError(ValueError):
@@ -139,12 +140,14 @@ class VolumeOptions(Options):
         allow_empty: take labels without any segment.
         series: series of an archive that are images: modalities, then ``:`` and a pattern of the description.
         network: network of a package that is trained instead of the preset's; empty is the preset's.
+        bundle: folder of a MONAI bundle whose network, weights and preprocessing are used; it is a program: trust it.
     """
 
     channels: tuple[str, ...] = ()
     allow_empty: bool = False
     series: str = "CT,MR"
     network: str = ""
+    bundle: str = ""
 
     def __post_init__(self) -> None:
         """Raise :class:`ConfigurationError` if ``series`` cannot be understood, or the network cannot be used."""
@@ -153,6 +156,15 @@ class VolumeOptions(Options):
         except ValueError as error:
             raise ConfigurationError(f"option series: {error}") from error
         _check_network(self.network, max(1, len(self.channels)), len(self.labels) + 1, 3)
+        if self.bundle and self.network:
+            raise ConfigurationError("option bundle has a network of its own: leave out the option network")
+        if self.bundle:
+            try:
+                bundle = read_bundle(Path(self.bundle))
+                provide(BUNDLE, bundle.network)
+                check_network(BUNDLE, bundle.in_channels, len(self.labels) + 1, 3)
+            except (BundleError, NetworkError, OSError, ValueError) as error:
+                raise ConfigurationError(f"option bundle: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, NormalizeIntensityd, Orientationd, Spacingd, Transform
+from monai.transforms import (
+    ClipIntensityPercentilesd,
+    Compose,
+    NormalizeIntensityd,
+    Orientationd,
+    ScaleIntensityd,
+    ScaleIntensityRanged,
+    ScaleIntensityRangePercentilesd,
+    Spacingd,
+    ThresholdIntensityd,
+    Transform,
+)
 
 from tasks.common.files import ImageError
 from tasks.geometry.label_values import check_values, load
@@ -143,8 +154,24 @@ class ReadVolumed(Transform):
         return result
 
 
+INTENSITY: Mapping[str, Callable[..., Any]] = {
+    "NormalizeIntensity": NormalizeIntensityd,
+    "ScaleIntensity": ScaleIntensityd,
+    "ScaleIntensityRange": ScaleIntensityRanged,
+    "ScaleIntensityRangePercentiles": ScaleIntensityRangePercentilesd,
+    "ClipIntensityPercentiles": ClipIntensityPercentilesd,
+    "ThresholdIntensity": ThresholdIntensityd,
+}
+"""Intensity transforms that a checkpoint may name: whatever else stands there is never made."""
+
+
 def preprocessing(
-    channels: Sequence[str], classes: int, in_channels: int | None, spacing: float, labels: bool = False
+    channels: Sequence[str],
+    classes: int,
+    in_channels: int | None,
+    spacing: float | Sequence[float],
+    labels: bool = False,
+    intensity: Sequence[tuple[str, Mapping[str, Any]]] | None = None,
 ) -> Compose:
     """Read, orient to RAS, resample (B-spline; nearest for labels) and normalise each channel over non-zero voxels.
 
@@ -152,8 +179,9 @@ def preprocessing(
         channels: names of the channels.
         classes: number of classes, background included.
         in_channels: channels the network takes; None accepts any.
-        spacing: isotropic voxel size in mm, 0 keeps the image's own.
+        spacing: voxel size in mm, or one per axis; 0 keeps the image's own.
         labels: whether items have a ``label`` too.
+        intensity: name in :data:`INTENSITY` and arguments of what is done instead of the normalisation.
 
     Returns:
         Transform from ``{"image": path}`` to ``{"image": [C, X, Y, Z]}``. In RAS the first two axes are in the
@@ -161,7 +189,10 @@ def preprocessing(
     """
     keys = ["image", "label"] if labels else ["image"]
     steps: list[Any] = [ReadVolumed(channels, classes, in_channels), Orientationd(keys, axcodes="RAS", labels=None)]
-    if spacing > 0:
-        steps.append(Spacingd(keys, pixdim=[spacing] * 3, mode=[3, "nearest"][: len(keys)], padding_mode="border"))
-    steps.append(NormalizeIntensityd("image", nonzero=True, channel_wise=True))
+    sides = [float(spacing)] * 3 if isinstance(spacing, int | float) else list(spacing)
+    if min(sides) > 0:
+        steps.append(Spacingd(keys, pixdim=sides, mode=[3, "nearest"][: len(keys)], padding_mode="border"))
+    if intensity is None:
+        intensity = [("NormalizeIntensity", {"nonzero": True, "channel_wise": True})]
+    steps += [INTENSITY[name]("image", **arguments) for name, arguments in intensity]
     return Compose(steps)

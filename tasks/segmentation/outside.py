@@ -30,7 +30,7 @@ def registered() -> Mapping[str, MakeNetwork]:
     Raises:
         NetworkError: one cannot be imported, is no function, or has the name of another.
     """
-    found: dict[str, MakeNetwork] = {}
+    found: dict[str, MakeNetwork] = dict(_PROVIDED)
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
         words = f"network entry point {entry.name} = {entry.value}"
         if entry.name in found or entry.name in RESERVED:
@@ -45,8 +45,21 @@ def registered() -> Mapping[str, MakeNetwork]:
     return found
 
 
-RESERVED = ("unet", "unet_resnet34", "small")
+RESERVED = ("unet", "unet_resnet34", "small", "bundle")
 """Names of our own."""
+_PROVIDED: dict[str, MakeNetwork] = {}
+
+
+def provide(name: str, make: MakeNetwork) -> None:
+    """Add a network that no package names, for this process.
+
+    Args:
+        name: one of :data:`RESERVED`.
+        make: as those of packages.
+    """
+    _PROVIDED[name] = make
+    registered.cache_clear()
+    divisor_of.cache_clear()
 
 
 def names(own: tuple[str, ...]) -> tuple[str, ...]:

@@ -51,5 +51,6 @@ def volume_inferer(checkpoint: Checkpoint) -> WindowInferer:
 def checkpoint_preprocessing(checkpoint: Checkpoint, channels: Sequence[str]) -> Compose:
     """Preprocessing of images as the checkpoint was trained with."""
     architecture = checkpoint.architecture
-    spacing = checkpoint.preprocessing["spacing"]
-    return preprocessing(channels, architecture.out_channels, architecture.in_channels, spacing)
+    spacing, intensity = checkpoint.preprocessing["spacing"], checkpoint.preprocessing.get("intensity")
+    sizes = (architecture.out_channels, architecture.in_channels)
+    return preprocessing(channels, *sizes, spacing, intensity=intensity)

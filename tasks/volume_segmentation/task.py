@@ -24,6 +24,7 @@ from tasks.segmentation.records import COMMITTEE_SCORES, SCORES
 from tasks.store.store import Store
 from tasks.task import Task
 from tasks.volume_segmentation.acceptance import VolumeRule
+from tasks.volume_segmentation.bundle import read_bundle
 from tasks.volume_segmentation.inference import VolumeInferTask
 from tasks.volume_segmentation.oracle import VolumeOracle
 from tasks.volume_segmentation.presets import PRESETS
@@ -64,10 +65,13 @@ class VolumeTask(Task):
         """One model, and a committee on bootstrap samples."""
         preset, network = PRESETS[self.bench.preset], self.bench.options.network
         preset, kind = (preset.with_network(network), network) if network else (preset, "3D U-Net")
+        bundle = read_bundle(Path(self.bench.options.bundle)) if self.bench.options.bundle else None
+        if bundle is not None:
+            preset, kind = bundle.fitted(preset), f"bundle {bundle.folder.name}"
 
         def trainer(name: str, description: str, members: int) -> VolumeTrainTask:
             bench = self.bench
-            return VolumeTrainTask(
+            task = VolumeTrainTask(
                 name,
                 f"{description}, preset {bench.preset}",
                 bench.registry,
@@ -78,6 +82,9 @@ class VolumeTask(Task):
                 members=members,
                 grouping=bench.grouping,
             )
+            task.bundle = bundle
+            task.start_from = str(bundle.weights) if bundle is not None and bundle.weights is not None else ""
+            return task
 
         return {
             SINGLE: trainer(SINGLE, kind, 1),

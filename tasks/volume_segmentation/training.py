@@ -22,6 +22,7 @@ from tasks.learning.training import parameters
 from tasks.segmentation.inferer import WindowInferer
 from tasks.segmentation.networks import Architecture
 from tasks.segmentation.training import SegmentationTrainTask, augmentation
+from tasks.volume_segmentation.bundle import BUNDLE, Bundle
 from tasks.volume_segmentation.presets import Preset, voxels
 
 
@@ -54,6 +55,8 @@ class VolumeTrainTask(SegmentationTrainTask):
     ) -> None:
         super().__init__(name, description, registry, preset, labels, seed, members, grouping)
         self.channels = list(channels)
+        self.bundle: Bundle | None = None
+        """Says how images are preprocessed, if the network is a bundle's."""
         self._in_channels = 1
 
     def check_item(self, item: dict[str, Any]) -> None:
@@ -81,8 +84,14 @@ class VolumeTrainTask(SegmentationTrainTask):
         return preset.architecture(self._in_channels, len(self.label_names) + 1)
 
     def inference_settings(self, preset: Preset) -> Mapping[str, Any]:
-        """Spacing, window and overlap."""
-        return preset.inference_settings
+        """Spacing, window and overlap, and a bundle's intensities."""
+        return {**preset.inference_settings, **self._of_bundle(preset)}
+
+    def _of_bundle(self, preset: Preset) -> Mapping[str, Any]:
+        if self.bundle is None or preset.network != BUNDLE:
+            return {}
+        steps = [[name, dict(arguments)] for name, arguments in self.bundle.intensity]
+        return {"spacing": list(self.bundle.spacing or (0.0, 0.0, 0.0)), "intensity": steps}
 
     def loss_function(self, context: Context) -> DiceCELoss:
         """Dice + cross entropy, one to one."""
@@ -113,8 +122,10 @@ class VolumeTrainTask(SegmentationTrainTask):
         return self._preprocessing(context)
 
     def _preprocessing(self, context: Context) -> Compose:
-        spacing = parameters(context).spacing
-        return preprocessing(self.channels, len(self.label_names) + 1, self._in_channels, spacing, labels=True)
+        settings = self.inference_settings(parameters(context))
+        spacing, intensity = settings["spacing"], settings.get("intensity")
+        sizes = (len(self.label_names) + 1, self._in_channels)
+        return preprocessing(self.channels, *sizes, spacing, labels=True, intensity=intensity)
 
     def val_inferer(self, context: Context) -> WindowInferer:
         """Sliding windows over whole images."""

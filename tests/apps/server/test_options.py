@@ -86,6 +86,7 @@ ODD = {
     "series": ["", ":", "CT:(", "MR:*", "C/T", "CT:[\n"],
     "weights": ["{folder}", "{folder}/nothing", "a\0b", "x" * 5000],
     "start_from": ["{folder}", "{folder}/nothing", "{text}", "a\0b", "x" * 5000],
+    "bundle": ["{folder}", "{folder}/nothing", "a\0b", "x" * 5000],
     "network": ["unheard_of", "unet", "../x", "a\0b"],
 }  # fmt: skip
 
