@@ -100,6 +100,7 @@ def test_what_a_bundle_says_is_read_with_its_expressions_and_references(make):
     assert matched.missing == matched.unused == ()
     assert matched.loaded
     assert matched.other_shape  # its classes
+    outside.provide(BUNDLE, bundle.network)
     preset = bundle.fitted(PRESETS["small"])
     assert (preset.network, preset.roi_size, preset.overlap, preset.patch_size) == (
         BUNDLE,
