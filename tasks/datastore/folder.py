@@ -200,11 +200,11 @@ class StudiesFolder(LocalDatastore):
         """Merge values into the info of those images that are there."""
         with self._mutex:
             objects = self._datastore.objects
-            images = {name: objects[name].image for name in infos if name in objects}
-            models = {
-                name: DataModel(ext=image.ext, info={**image.info, **infos[name]}) for name, image in images.items()
-            }
             with self._index.change() as change:
+                images = change.images(infos.keys() & objects.keys())
+                models = {
+                    name: DataModel(ext=image.ext, info={**image.info, **infos[name]}) for name, image in images.items()
+                }
                 change.put_images(models)
             for name, model in models.items():
                 objects[name].image = model
@@ -305,7 +305,7 @@ class StudiesFolder(LocalDatastore):
             except ImageError as error:
                 raise ImageError(str(error).replace(image_filename, image_id + ending)) from error
         with self._mutex:
-            there = self._datastore.objects.get(image_id)
+            there = self._now(image_id) if image_id in self else None
             if there is not None and FINAL in there.labels:
                 raise ImageError(f"image {image_id!r} is there already and has a final label")
             file = self.folder / self._filename(image_id, ending)
@@ -330,7 +330,7 @@ class StudiesFolder(LocalDatastore):
             ImageNotFoundException: no such image.
         """
         with self._mutex:
-            image = self._image(image_id)
+            image = self._now(image_id)
             for tag in list(image.labels):
                 self.remove_label(image_id, tag)
             with self._writes.removed(self.image_file(image_id)), self._index.change() as change:
@@ -404,7 +404,7 @@ class StudiesFolder(LocalDatastore):
         ref = uuid.uuid4().hex
         # Copied and on the disk before anybody has to wait for this one.
         with self._writes.prepared(file, target, ref) as part, self._mutex:
-            old = self._image(image_id).labels.get(tag)
+            old = self._now(image_id).labels.get(tag)
             content = {**info, "ts": int(time.time()), "name": target.name, REF: ref}
             content.pop("previous", None)
             with self._version_kept(image_id, tag, old) as kept:
@@ -422,6 +422,7 @@ class StudiesFolder(LocalDatastore):
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Merge values into a label's info."""
         with self._mutex:
+            self._now(label_id)
             label = self._label(label_id, label_tag)
             kept = {name: label.info[name] for name in _OURS if name in label.info}
             model = DataModel(ext=label.ext, info={**label.info, **info, **kept})
@@ -436,6 +437,7 @@ class StudiesFolder(LocalDatastore):
             LabelNotFoundException: no such label.
         """
         with self._mutex:
+            self._now(label_id)
             label = self._label(label_id, label_tag)
             file = self._label_file(label_id, label_tag, label.ext)
             with (
@@ -453,7 +455,7 @@ class StudiesFolder(LocalDatastore):
     def take_back(self, image_id: str, ref: str) -> None:
         """Remove the final label of this name; nothing happens if the image has another one by now, or none."""
         with self._mutex:
-            image = self._datastore.objects.get(image_id)
+            image = self._now(image_id) if image_id in self else None
             if image is not None and FINAL in image.labels and label_ref(image.labels[FINAL].info) == ref:
                 self.remove_label(image_id, FINAL)
 
@@ -531,6 +533,33 @@ class StudiesFolder(LocalDatastore):
         if image is None:
             raise ImageNotFoundException(f"there is no image {image_id!r}")
         return image
+
+    def _now(self, image_id: str) -> ImageLabelModel:
+        """An image with its labels as the index has them: another server on the folder may have changed them just now.
+
+        Raises:
+            ImageNotFoundException: no such image, or not any more.
+        """
+        image = self._image(image_id)
+        noted = self._index.labels_of(image_id)
+        if noted is None and not self._has_image(image_id):
+            self._forget(image_id)
+            raise ImageNotFoundException(f"there is no image {image_id!r}")
+        noted = noted or {}
+        for tag in {*image.labels, *noted}:
+            known, label = image.labels.get(tag), noted.get(tag)
+            changed = known is None or label is None or label_ref(known.info) != label_ref(label.info)
+            file = known if label is None else label
+            there = file is not None and self._label_file(image_id, tag, file.ext).exists()
+            if changed and there == (label is not None):
+                self._note(image_id, tag, label)
+        return image
+
+    def _forget(self, image_id: str) -> None:
+        """Keep no longer in memory that there is an image."""
+        for tag in list(self._datastore.objects[image_id].labels):
+            self._note(image_id, tag, None)
+        del self._datastore.objects[image_id]
 
     def _label(self, image_id: str, tag: str) -> DataModel:
         label = self._datastore.label(image_id, tag)
@@ -729,9 +758,7 @@ class StudiesFolder(LocalDatastore):
         for (name, tag), label in found.labels.items():
             self._note(name, tag, label)
         for name in found.gone:
-            for tag in list(objects[name].labels):
-                self._note(name, tag, None)
-            del objects[name]
+            self._forget(name)
 
 
 def _without_checksum(info: Mapping[str, Any]) -> dict[str, Any]:

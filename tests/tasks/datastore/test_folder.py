@@ -457,3 +457,83 @@ def test_a_label_that_another_server_is_storing_is_left_to_that_server(folder):
         ours.close()
         theirs.close()
         store.close()
+
+
+@pytest.fixture
+def two_servers(folder):
+    """Two on one folder; the second has not looked at it since its start."""
+    store = Store(folder / "active_learning" / "store.sqlite")
+    servers = [StudiesFolder(str(folder), store=store) for _ in range(2)]
+    yield servers
+    for server in servers:
+        server.close()
+    store.close()
+
+
+def labelled(server: StudiesFolder, image: str, content: bytes = b"a label", **info: str) -> str:
+    """Save a final label; returns its name."""
+    server.save_label(image, str(label(server.folder, content)), "final", info)
+    return label_ref(server.get_label_info(image, "final"))
+
+
+def test_a_label_that_another_server_has_just_stored_can_be_taken_back_removed_and_described(two_servers, folder):
+    ours, theirs = two_servers
+    refs = {image: labelled(ours, image, client_id="ann") for image in ("image0", "image1", "image2")}
+    theirs.take_back("image0", refs["image0"])
+    theirs.remove_label("image1", "final")
+    theirs.update_label_info("image2", "final", {"approved": True})
+    assert [path.name for path in (folder / "labels" / "final").iterdir()] == ["image2.nii.gz"]
+    for server in (theirs, reopened(theirs)):
+        assert server.get_labeled_images() == ["image2"]
+        info = server.get_label_info("image2", "final")
+        assert (info["ref"], info["client_id"], info["approved"]) == (refs["image2"], "ann", True)
+    assert len([path for path in (folder / "labels" / "history").rglob("*") if path.is_file()]) == 2
+
+
+def test_what_another_server_has_just_replaced_or_removed_is_not_taken_for_what_was_there_before(two_servers, folder):
+    ours, theirs = two_servers
+    refs = {image: labelled(ours, image, client_id="ann") for image in ("image0", "image1", "image2")}
+    theirs.refresh()
+    assert {image: label_ref(theirs.get_label_info(image, "final")) for image in refs} == refs
+    newer = labelled(ours, "image0", b"newer", client_id="ben")
+    ours.remove_label("image1", "final")
+    theirs.take_back("image0", refs["image0"])  # it is another one by now
+    theirs.update_label_info("image0", "final", {"approved": True})
+    with pytest.raises(LabelNotFoundException):
+        theirs.remove_label("image1", "final")
+    with pytest.raises(LabelNotFoundException):
+        theirs.update_label_info("image1", "final", {"approved": True})
+    last = labelled(theirs, "image1", b"again", client_id="cat")
+    assert "previous" not in theirs.get_label_info("image1", "final")
+    ours.refresh()
+    for server in (ours, theirs, reopened(ours)):
+        info = server.get_label_info("image0", "final")
+        assert (info["ref"], info["client_id"]) == (newer, "ben")
+        assert label_ref(server.get_label_info("image1", "final")) == last
+        assert label_ref(server.get_label_info("image2", "final")) == refs["image2"]
+    assert (folder / "labels" / "final" / "image0.nii.gz").read_bytes() == b"newer"
+
+
+def test_what_another_server_has_just_said_of_an_image_stays(two_servers):
+    ours, theirs = two_servers
+    ours.update_image_info("image0", {"note": "ours"})
+    theirs.update_image_info("image0", {"seen": True})
+    for server in (theirs, reopened(theirs)):
+        info = server.get_image_info("image0")
+        assert (info["note"], info["seen"]) == ("ours", True)
+
+
+def test_an_image_that_another_server_has_labelled_is_not_replaced_and_a_removed_one_is_gone(two_servers, folder):
+    ours, theirs = two_servers
+    labelled(ours, "image0")
+    labelled(ours, "image1", b"kept")
+    ours.remove_image("image2")
+    with pytest.raises(ImageError, match="has a final label"):
+        theirs.add_image("image0", str(folder / "image0.nii.gz"), {})
+    theirs.remove_image("image1")
+    assert [path.read_bytes() for path in (folder / "labels" / "history" / "image1").iterdir()] == [b"kept"]
+    with pytest.raises(ImageNotFoundException):
+        theirs.remove_image("image2")
+    with pytest.raises(ImageNotFoundException):
+        theirs.save_label("image2", str(label(folder)), "final", {})
+    assert reopened(theirs).get_labeled_images() == ["image0"]
