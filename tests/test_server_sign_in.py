@@ -67,6 +67,19 @@ def test_who_wants_a_page_is_sent_to_sign_in_and_comes_back(service, server):
     assert browser.get(f"{server.url}/al/session", timeout=30).json()["user"] == "ada"
 
 
+def test_behind_a_proxy_with_tls_the_cookie_is_for_tls_only(service, server):
+    for scheme, secure in (("https", True), ("http", False)):
+        answer = requests.post(
+            f"{server.url}/al/sign-in",
+            data={"username": "ada", "password": "secret"},
+            headers={"X-Forwarded-Proto": scheme},
+            allow_redirects=False,
+            timeout=30,
+        )
+        assert answer.status_code == 303
+        assert ("Secure" in answer.headers["Set-Cookie"].split("; ")) == secure
+
+
 def test_what_a_script_asks_for_is_a_plain_401(service, server):
     for path in ("/info/", "/al/progress", "/ohif/app-config.js", "/proxy/dicom/qido/studies", "/al/history"):
         assert server.get(path).status_code == 401, path

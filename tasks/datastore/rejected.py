@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 KEPT_DAYS = 30
 _ABOUT = "reason.json"
-_LARGEST = 20 * 2**30
+LARGEST = 20 << 30
 """Bytes kept in all; the oldest go first."""
 
 
@@ -72,7 +72,7 @@ class RejectedLabels:
         total = 0
         for place in sorted(self.folder.glob("*-*"), reverse=True):
             total += _size(place)
-            if place.name < limit.strftime("%Y%m%dT%H%M%S") or total > _LARGEST:
+            if place.name < limit.strftime("%Y%m%dT%H%M%S") or total > LARGEST:
                 shutil.rmtree(place, ignore_errors=True)
                 logger.info("the refused label %s is not kept any longer", place.name)
 

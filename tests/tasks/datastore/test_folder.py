@@ -1,6 +1,7 @@
 """The studies folder: whole writes, no lost updates, nothing thrown away."""
 
 import contextlib
+import datetime as dt
 import errno
 import json
 import os
@@ -234,6 +235,21 @@ def test_refused_labels_are_kept_for_thirty_days(folder):
     (old / "label.nii.gz").write_bytes(b"x")
     new = datastore.rejected.keep(label(folder), "label.nii.gz", {}, "why")
     assert [place.name for place in (folder / "rejected").iterdir()] == [new.name]
+
+
+def test_of_refused_labels_only_so_many_bytes_are_kept_and_the_oldest_go_first(folder, monkeypatch):
+    kept = StudiesFolder(str(folder)).rejected
+    for day, size in ((1, 300), (2, 200), (3, 100)):
+        place = folder / "rejected" / f"2026010{day}T000000-0a"
+        place.mkdir(parents=True)
+        (place / "label.nii.gz").write_bytes(bytes(size))
+    now = dt.datetime(2026, 1, 4, tzinfo=dt.timezone.utc)
+    monkeypatch.setattr("tasks.datastore.rejected.LARGEST", 600)
+    kept.forget_old(now)
+    assert len(kept.names()) == 3
+    monkeypatch.setattr("tasks.datastore.rejected.LARGEST", 599)
+    kept.forget_old(now)
+    assert kept.names() == ["20260103T000000-0a", "20260102T000000-0a"]
 
 
 def test_what_a_rule_makes_of_a_label_is_stored_with_what_it_says(folder):
