@@ -22,7 +22,7 @@ PROMISES = [
     f"one runs and {queue.LONGEST_QUEUE} may wait; further ones are a 429",
     f"may hold {sessions.QUOTA >> 30} GiB and number {sessions.MOST:,}",
     f"up to {unpacking.LARGEST >> 30} GiB, {unpacking.MOST:,} files, and {unpacking.HIGHEST_RATIO} times their size",
-    f"`rejected` for {rejected.KEPT_DAYS} days, up to {rejected.LARGEST >> 30} GiB",
+    f"`rejected` for {rejected.KEPT_DAYS} days, up to {rejected.LARGEST >> 30} GiB and {rejected.MOST:,} of them",
 ]
 
 

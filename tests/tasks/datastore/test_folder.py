@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
 from tasks.common.files import ImageError, LabelError
+from tasks.datastore import rejected
 from tasks.datastore.folder import StudiesFolder
 from tasks.datastore.names import label_ref
 from tasks.datastore.rules import Accepted
@@ -250,6 +251,18 @@ def test_of_refused_labels_only_so_many_bytes_are_kept_and_the_oldest_go_first(f
     monkeypatch.setattr("tasks.datastore.rejected.LARGEST", 599)
     kept.forget_old(now)
     assert kept.names() == ["20260103T000000-0a", "20260102T000000-0a"]
+
+
+def test_of_refused_labels_only_so_many_are_kept_and_each_is_measured_once(folder, monkeypatch):
+    kept = StudiesFolder(str(folder)).rejected
+    monkeypatch.setattr("tasks.datastore.rejected.MOST", 30)
+    measured = []
+    size = rejected._size
+    monkeypatch.setattr(rejected, "_size", lambda place: measured.append(place.name) or size(place))
+    places = [kept.keep(label(folder), "label.nii.gz", {}, "why").name for _ in range(50)]
+    assert set(kept.names()) < set(places)
+    assert len(kept.names()) == 30
+    assert sorted(measured) == sorted(places)
 
 
 def test_what_a_rule_makes_of_a_label_is_stored_with_what_it_says(folder):
