@@ -173,6 +173,13 @@ def test_slicer_s_client_signs_in_with_a_token(service, server, tmp_path):
     sample = client.next_sample("random", {"client_id": "somebody else"})
     file = write_volume(tmp_path / "label.nii.gz", np.ones((5, 4, 3), np.uint8))
     client.save_label(sample["id"], str(file), params={"client_id": "somebody else"})
+    token = {"Authorization": f"Bearer {client.auth_token('ada', 'secret')['access_token']}"}
+    about = {"label": sample["id"], "tag": "final"}
+    said = {"info": json.dumps({"client_id": "somebody else", "note": "kept"})}
+    address = f"{server.url}/datastore/label/info"
+    assert requests.put(address, params=about, data=said, headers=token, timeout=30).status_code == 200
+    info = requests.get(address, params=about, headers=token, timeout=30).json()
+    assert (info["client_id"], info["note"]) == ("ada", "kept")
     root = signed_in(server, "root")
     history = root.get(f"{server.url}/al/history", timeout=30).text
     assert f"leased,{sample['id']},ada" in history

@@ -15,7 +15,7 @@ import time
 import uuid
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +104,10 @@ class StudiesFolder(LocalDatastore):
 
     label_extensions: tuple[str, ...] = ()
     """Patterns of label files beside those of images."""
+    noted_of_images: frozenset[str] = frozenset((CHECKSUM, CHECKSUM_OF, "ts", "name", "path"))
+    """Keys in an image's info that nobody else says: viewers open what they name."""
+    noted_of_labels: frozenset[str] = frozenset((*_OURS, "ts", "name", "client_id"))
+    """Keys in a label's info that nobody changes once it is stored."""
 
     def __init__(
         self,
@@ -309,7 +313,7 @@ class StudiesFolder(LocalDatastore):
             if there is not None and FINAL in there.labels:
                 raise ImageError(f"image {image_id!r} is there already and has a final label")
             file = self.folder / self._filename(image_id, ending)
-            info = {**_without_checksum(image_info or {}), "ts": int(time.time()), "name": file.name}
+            info = {**_without(self.noted_of_images, image_info or {}), "ts": int(time.time()), "name": file.name}
             model = DataModel(ext=ending, info=info)
             with self._writes.written(Path(image_filename), file), self._index.change() as change:
                 change.put_images({image_id: model})
@@ -340,9 +344,9 @@ class StudiesFolder(LocalDatastore):
             self._on_change({image_id: None})
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Merge values into an image's info."""
+        """Merge values into an image's info; what the datastore notes itself stays."""
         self._image(image_id)
-        self._keep_with_images({image_id: _without_checksum(info)})
+        self._keep_with_images({image_id: _without(self.noted_of_images, info)})
 
     def write_dataset(self, file: BinaryIO, limit: int | None = None) -> None:
         """Write images with final labels, the labels, and what is known of them as a ZIP file.
@@ -376,7 +380,7 @@ class StudiesFolder(LocalDatastore):
         made = Path(tempfile.gettempdir()) / f"label-{uuid.uuid4().hex}"
         try:
             about: Mapping[str, Any] = {}
-            label_info = {name: value for name, value in label_info.items() if name not in _OURS}
+            label_info = _without(_OURS, label_info)
             file = Path(label_filename)
             if label_tag == FINAL:
                 try:
@@ -420,12 +424,15 @@ class StudiesFolder(LocalDatastore):
             self._note(image_id, tag, model)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Merge values into a label's info; what the datastore notes itself, and who gave the label, stays."""
+        self._keep_with_label(label_id, label_tag, _without(self.noted_of_labels, info))
+
+    def _keep_with_label(self, label_id: str, label_tag: str, info: Mapping[str, Any]) -> None:
         """Merge values into a label's info."""
         with self._mutex:
             self._now(label_id)
             label = self._label(label_id, label_tag)
-            kept = {name: label.info[name] for name in _OURS if name in label.info}
-            model = DataModel(ext=label.ext, info={**label.info, **info, **kept})
+            model = DataModel(ext=label.ext, info={**label.info, **info})
             with self._index.change() as change:
                 change.put_labels({(label_id, label_tag): model})
             self._datastore.objects[label_id].labels[label_tag] = model
@@ -761,9 +768,9 @@ class StudiesFolder(LocalDatastore):
             self._forget(name)
 
 
-def _without_checksum(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What others say of an image: its checksum is ours to compute."""
-    return {name: value for name, value in info.items() if name not in (CHECKSUM, CHECKSUM_OF)}
+def _without(names: Collection[str], info: Mapping[str, Any]) -> dict[str, Any]:
+    """Values but those of some names."""
+    return {name: value for name, value in info.items() if name not in names}
 
 
 def _found(name: str, ending: str) -> DataModel:

@@ -301,6 +301,20 @@ def test_an_image_may_be_replaced_until_it_is_labelled(folder, tmp_path):
     assert sorted(reopened(datastore).list_images()) == ["image0", "image1", "image2"]
 
 
+def test_what_the_server_notes_of_images_and_labels_is_nobody_s_to_change(folder):
+    datastore = StudiesFolder(str(folder))
+    datastore.save_label("image0", str(label(folder)), "final", {"client_id": "ann"})
+    before = dict(datastore.get_image_info("image0")), dict(datastore.get_label_info("image0", "final"))
+    made_up = "../made up"
+    of_images = dict.fromkeys(("ts", "name", "path", "checksum", "checksum_of"), made_up)
+    of_labels = dict.fromkeys(("ref", "ts", "name", "client_id", "source", "previous"), made_up)
+    datastore.update_image_info("image0", {**of_images, "note": "kept"})
+    datastore.update_label_info("image0", "final", {**of_labels, "note": "kept"})
+    for each in (datastore, reopened(datastore)):
+        assert each.get_image_info("image0") == {**before[0], "note": "kept"}
+        assert each.get_label_info("image0", "final") == {**before[1], "note": "kept"}
+
+
 def test_what_is_not_there_is_said(folder):
     datastore = StudiesFolder(str(folder))
     with pytest.raises(ImageNotFoundException):
