@@ -108,6 +108,25 @@ def jpeg(columns: int, rows: int, exif: bytes = b"") -> bytes:
     return content[:2] + segments + content[2:]
 
 
+def jpeg_with_scans(columns: int, rows: int, count: int) -> bytes:
+    """A progressive JPEG file of a claimed size whose scans are the same few again and again."""
+    buffer = io.BytesIO()
+    Image.new("L", (16, 16)).save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    place = content.index(b"\xff\xc2") + 5
+    content = content[:place] + struct.pack(">HH", rows, columns) + content[place + 4 :]
+    last = content.rindex(b"\xff\xda")
+    own = content.count(b"\xff\xda")
+    return content[:-2] + content[last:-2] * (count - own) + content[-2:]
+
+
+def png_with_chunks(count: int, name: bytes = b"tEXt") -> bytes:
+    """A PNG file of 30x20 pixels with very many chunks."""
+    content = png(30, 20)
+    place = content.index(b"IDAT") - 4
+    return content[:place] + _chunk(name, b"a\0b" if name == b"tEXt" else b"") * count + content[place:]
+
+
 def tiff_with_strips(count: int) -> bytes:
     """A TIFF file that says its one row lies in very many strips."""
     info = TiffImagePlugin.ImageFileDirectory_v2()

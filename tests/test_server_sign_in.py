@@ -67,6 +67,19 @@ def test_who_wants_a_page_is_sent_to_sign_in_and_comes_back(service, server):
     assert browser.get(f"{server.url}/al/session", timeout=30).json()["user"] == "ada"
 
 
+def test_behind_a_proxy_with_tls_the_cookie_is_for_tls_only(service, server):
+    for scheme, secure in (("https", True), ("http", False)):
+        answer = requests.post(
+            f"{server.url}/al/sign-in",
+            data={"username": "ada", "password": "secret"},
+            headers={"X-Forwarded-Proto": scheme},
+            allow_redirects=False,
+            timeout=30,
+        )
+        assert answer.status_code == 303
+        assert ("Secure" in answer.headers["Set-Cookie"].split("; ")) == secure
+
+
 def test_what_a_script_asks_for_is_a_plain_401(service, server):
     for path in ("/info/", "/al/progress", "/ohif/app-config.js", "/proxy/dicom/qido/studies", "/al/history"):
         assert server.get(path).status_code == 401, path
@@ -160,6 +173,13 @@ def test_slicer_s_client_signs_in_with_a_token(service, server, tmp_path):
     sample = client.next_sample("random", {"client_id": "somebody else"})
     file = write_volume(tmp_path / "label.nii.gz", np.ones((5, 4, 3), np.uint8))
     client.save_label(sample["id"], str(file), params={"client_id": "somebody else"})
+    token = {"Authorization": f"Bearer {client.auth_token('ada', 'secret')['access_token']}"}
+    about = {"label": sample["id"], "tag": "final"}
+    said = {"info": json.dumps({"client_id": "somebody else", "note": "kept"})}
+    address = f"{server.url}/datastore/label/info"
+    assert requests.put(address, params=about, data=said, headers=token, timeout=30).status_code == 200
+    info = requests.get(address, params=about, headers=token, timeout=30).json()
+    assert (info["client_id"], info["note"]) == ("ada", "kept")
     root = signed_in(server, "root")
     history = root.get(f"{server.url}/al/history", timeout=30).text
     assert f"leased,{sample['id']},ada" in history

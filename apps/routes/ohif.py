@@ -79,15 +79,26 @@ def app_config(user: User = READER) -> Response:
 @router.get("/ohif/{path:path}", include_in_schema=False)
 def viewer(path: str, user: User = READER) -> FileResponse:
     """A file of the viewer; any other address is one of its pages."""
-    file = (SHIPPED / path).resolve()
+    file = _file(path)
+    if file == SHIPPED / PAGE:  # a kept page would be shown to who is not signed in any longer
+        return FileResponse(file, headers={**NOT_KEPT, **policy(SHIPPED)})
+    return FileResponse(file, media_type=get_mime_type(str(file)), headers=policy(SHIPPED))  # workers have their own
+
+
+def _file(path: str) -> Path:
+    """The file at an address, or the page that all other addresses show.
+
+    Raises:
+        HTTPException: 404 for an address outside of the viewer, or one that cannot be the name of a file.
+    """
+    try:
+        file = (SHIPPED / path).resolve()
+        is_file = file.is_file()
+    except (OSError, ValueError) as error:  # too long, or with a NUL character
+        raise HTTPException(status_code=404, detail="there is no such file") from error
     if not file.is_relative_to(SHIPPED.resolve()):
         raise HTTPException(status_code=404, detail="there is no such file")
-    if file.is_file() and file.name != PAGE:
-        return FileResponse(
-            file, media_type=get_mime_type(str(file)), headers=policy(SHIPPED)
-        )  # workers have their own
-    # A kept page would be shown to who is not signed in any longer.
-    return FileResponse(SHIPPED / PAGE, headers={**NOT_KEPT, **policy(SHIPPED)})
+    return file if is_file and file.name != PAGE else SHIPPED / PAGE
 
 
 @router.post("/al/viewer", include_in_schema=False)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,6 +80,8 @@ class ArchiveFolder(StudiesFolder):
     """
 
     label_extensions = ("*.nrrd",)
+    noted_of_images = StudiesFolder.noted_of_images | {_CHANNELS, _SEGS, *(field.name for field in fields(Series))}
+    noted_of_labels = StudiesFolder.noted_of_labels | {STATE}
 
     def __init__(
         self,
@@ -377,7 +380,7 @@ class ArchiveFolder(StudiesFolder):
     def _settled(self, image_id: str, series: str, state: dict[str, str]) -> None:
         with self._mutex:
             if self.get_label_info(image_id, FINAL).get(STATE, {}).get("series") == series:  # not replaced meanwhile
-                self.update_label_info(image_id, FINAL, {STATE: state})
+                self._keep_with_label(image_id, FINAL, {STATE: state})
 
     # Labels from the archive
 
@@ -460,4 +463,4 @@ class ArchiveFolder(StudiesFolder):
     def _remember(self, image_id: str, series: str, what: str) -> None:
         with self._mutex:
             known = self._image(image_id).image.info.get(_SEGS, {})
-            self.update_image_info(image_id, {_SEGS: {**known, series: what}})
+            self._keep_with_images({image_id: {_SEGS: {**known, series: what}}})

@@ -15,7 +15,7 @@ import time
 import uuid
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +104,10 @@ class StudiesFolder(LocalDatastore):
 
     label_extensions: tuple[str, ...] = ()
     """Patterns of label files beside those of images."""
+    noted_of_images: frozenset[str] = frozenset((CHECKSUM, CHECKSUM_OF, "ts", "name", "path"))
+    """Keys in an image's info that nobody else says: viewers open what they name."""
+    noted_of_labels: frozenset[str] = frozenset((*_OURS, "ts", "name", "client_id"))
+    """Keys in a label's info that nobody changes once it is stored."""
 
     def __init__(
         self,
@@ -200,11 +204,11 @@ class StudiesFolder(LocalDatastore):
         """Merge values into the info of those images that are there."""
         with self._mutex:
             objects = self._datastore.objects
-            images = {name: objects[name].image for name in infos if name in objects}
-            models = {
-                name: DataModel(ext=image.ext, info={**image.info, **infos[name]}) for name, image in images.items()
-            }
             with self._index.change() as change:
+                images = change.images(infos.keys() & objects.keys())
+                models = {
+                    name: DataModel(ext=image.ext, info={**image.info, **infos[name]}) for name, image in images.items()
+                }
                 change.put_images(models)
             for name, model in models.items():
                 objects[name].image = model
@@ -305,11 +309,11 @@ class StudiesFolder(LocalDatastore):
             except ImageError as error:
                 raise ImageError(str(error).replace(image_filename, image_id + ending)) from error
         with self._mutex:
-            there = self._datastore.objects.get(image_id)
+            there = self._now(image_id) if image_id in self else None
             if there is not None and FINAL in there.labels:
                 raise ImageError(f"image {image_id!r} is there already and has a final label")
             file = self.folder / self._filename(image_id, ending)
-            info = {**_without_checksum(image_info or {}), "ts": int(time.time()), "name": file.name}
+            info = {**_without(self.noted_of_images, image_info or {}), "ts": int(time.time()), "name": file.name}
             model = DataModel(ext=ending, info=info)
             with self._writes.written(Path(image_filename), file), self._index.change() as change:
                 change.put_images({image_id: model})
@@ -330,7 +334,7 @@ class StudiesFolder(LocalDatastore):
             ImageNotFoundException: no such image.
         """
         with self._mutex:
-            image = self._image(image_id)
+            image = self._now(image_id)
             for tag in list(image.labels):
                 self.remove_label(image_id, tag)
             with self._writes.removed(self.image_file(image_id)), self._index.change() as change:
@@ -340,9 +344,9 @@ class StudiesFolder(LocalDatastore):
             self._on_change({image_id: None})
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Merge values into an image's info."""
+        """Merge values into an image's info; what the datastore notes itself stays."""
         self._image(image_id)
-        self._keep_with_images({image_id: _without_checksum(info)})
+        self._keep_with_images({image_id: _without(self.noted_of_images, info)})
 
     def write_dataset(self, file: BinaryIO, limit: int | None = None) -> None:
         """Write images with final labels, the labels, and what is known of them as a ZIP file.
@@ -376,7 +380,7 @@ class StudiesFolder(LocalDatastore):
         made = Path(tempfile.gettempdir()) / f"label-{uuid.uuid4().hex}"
         try:
             about: Mapping[str, Any] = {}
-            label_info = {name: value for name, value in label_info.items() if name not in _OURS}
+            label_info = _without(_OURS, label_info)
             file = Path(label_filename)
             if label_tag == FINAL:
                 try:
@@ -404,7 +408,7 @@ class StudiesFolder(LocalDatastore):
         ref = uuid.uuid4().hex
         # Copied and on the disk before anybody has to wait for this one.
         with self._writes.prepared(file, target, ref) as part, self._mutex:
-            old = self._image(image_id).labels.get(tag)
+            old = self._now(image_id).labels.get(tag)
             content = {**info, "ts": int(time.time()), "name": target.name, REF: ref}
             content.pop("previous", None)
             with self._version_kept(image_id, tag, old) as kept:
@@ -420,11 +424,15 @@ class StudiesFolder(LocalDatastore):
             self._note(image_id, tag, model)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Merge values into a label's info; what the datastore notes itself, and who gave the label, stays."""
+        self._keep_with_label(label_id, label_tag, _without(self.noted_of_labels, info))
+
+    def _keep_with_label(self, label_id: str, label_tag: str, info: Mapping[str, Any]) -> None:
         """Merge values into a label's info."""
         with self._mutex:
+            self._now(label_id)
             label = self._label(label_id, label_tag)
-            kept = {name: label.info[name] for name in _OURS if name in label.info}
-            model = DataModel(ext=label.ext, info={**label.info, **info, **kept})
+            model = DataModel(ext=label.ext, info={**label.info, **info})
             with self._index.change() as change:
                 change.put_labels({(label_id, label_tag): model})
             self._datastore.objects[label_id].labels[label_tag] = model
@@ -436,6 +444,7 @@ class StudiesFolder(LocalDatastore):
             LabelNotFoundException: no such label.
         """
         with self._mutex:
+            self._now(label_id)
             label = self._label(label_id, label_tag)
             file = self._label_file(label_id, label_tag, label.ext)
             with (
@@ -453,7 +462,7 @@ class StudiesFolder(LocalDatastore):
     def take_back(self, image_id: str, ref: str) -> None:
         """Remove the final label of this name; nothing happens if the image has another one by now, or none."""
         with self._mutex:
-            image = self._datastore.objects.get(image_id)
+            image = self._now(image_id) if image_id in self else None
             if image is not None and FINAL in image.labels and label_ref(image.labels[FINAL].info) == ref:
                 self.remove_label(image_id, FINAL)
 
@@ -531,6 +540,33 @@ class StudiesFolder(LocalDatastore):
         if image is None:
             raise ImageNotFoundException(f"there is no image {image_id!r}")
         return image
+
+    def _now(self, image_id: str) -> ImageLabelModel:
+        """An image with its labels as the index has them: another server on the folder may have changed them just now.
+
+        Raises:
+            ImageNotFoundException: no such image, or not any more.
+        """
+        image = self._image(image_id)
+        noted = self._index.labels_of(image_id)
+        if noted is None and not self._has_image(image_id):
+            self._forget(image_id)
+            raise ImageNotFoundException(f"there is no image {image_id!r}")
+        noted = noted or {}
+        for tag in {*image.labels, *noted}:
+            known, label = image.labels.get(tag), noted.get(tag)
+            changed = known is None or label is None or label_ref(known.info) != label_ref(label.info)
+            file = known if label is None else label
+            there = file is not None and self._label_file(image_id, tag, file.ext).exists()
+            if changed and there == (label is not None):
+                self._note(image_id, tag, label)
+        return image
+
+    def _forget(self, image_id: str) -> None:
+        """Keep no longer in memory that there is an image."""
+        for tag in list(self._datastore.objects[image_id].labels):
+            self._note(image_id, tag, None)
+        del self._datastore.objects[image_id]
 
     def _label(self, image_id: str, tag: str) -> DataModel:
         label = self._datastore.label(image_id, tag)
@@ -729,14 +765,12 @@ class StudiesFolder(LocalDatastore):
         for (name, tag), label in found.labels.items():
             self._note(name, tag, label)
         for name in found.gone:
-            for tag in list(objects[name].labels):
-                self._note(name, tag, None)
-            del objects[name]
+            self._forget(name)
 
 
-def _without_checksum(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What others say of an image: its checksum is ours to compute."""
-    return {name: value for name, value in info.items() if name not in (CHECKSUM, CHECKSUM_OF)}
+def _without(names: Collection[str], info: Mapping[str, Any]) -> dict[str, Any]:
+    """Values but those of some names."""
+    return {name: value for name, value in info.items() if name not in names}
 
 
 def _found(name: str, ending: str) -> DataModel:

@@ -27,6 +27,12 @@ _REPLACE = {
     for table in (_IMAGES, _LABELS)
 }
 """Statements that remove rows by their keys, and add them."""
+_ONE_IMAGE = (
+    sa.select(IndexedLabel.tag, IndexedLabel.ext, IndexedLabel.info)
+    .select_from(IndexedImage)
+    .outerjoin(IndexedLabel, IndexedLabel.image_id == IndexedImage.image_id)
+    .where(IndexedImage.image_id == sa.bindparam("image_id"))
+)
 _CHUNK = 5000
 """Rows, or values, in one statement."""
 
@@ -55,6 +61,15 @@ class IndexChange:
 
     def __init__(self, session: orm.Session) -> None:
         self.session = session
+
+    def images(self, image_ids: Collection[str]) -> dict[str, DataModel]:
+        """What is noted of images, another process's changes included, by image id; without those that are unknown."""
+        names, found = sorted(image_ids), {}
+        columns = (IndexedImage.image_id, IndexedImage.ext, IndexedImage.info)
+        for start in range(0, len(names), _CHUNK):
+            query = sa.select(*columns).where(IndexedImage.image_id.in_(names[start : start + _CHUNK]))
+            found.update({row.image_id: _model(row) for row in self.session.execute(query)})
+        return found
 
     def put_images(self, images: Mapping[str, DataModel]) -> None:
         """Add or replace images."""
@@ -104,6 +119,12 @@ class Index:
             if image_id in objects:
                 objects[image_id].labels[tag] = label
         return objects
+
+    def labels_of(self, image_id: str) -> dict[str, DataModel] | None:
+        """The labels of one image by tag, another process's included; None if the image is not known."""
+        with self.store.reading() as session:
+            rows = session.execute(_ONE_IMAGE, {"image_id": image_id}).all()
+        return {row.tag: _model(row) for row in rows if row.tag is not None} if rows else None
 
     def labels(self) -> dict[tuple[str, str], DataModel]:
         """All labels by image id and tag: also those of images that are gone, and what another process has noted."""

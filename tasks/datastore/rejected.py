@@ -17,8 +17,10 @@ logger = logging.getLogger(__name__)
 
 KEPT_DAYS = 30
 _ABOUT = "reason.json"
-_LARGEST = 20 * 2**30
+LARGEST = 20 << 30
 """Bytes kept in all; the oldest go first."""
+MOST = 10_000
+"""Refused labels kept in all; the oldest go first."""
 
 
 class RejectedLabels:
@@ -30,6 +32,7 @@ class RejectedLabels:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._sizes: dict[str, int] = {}
 
     def keep(self, label: Path, name: str, about: Mapping[str, Any], reason: str) -> Path:
         """Keep a refused label.
@@ -50,6 +53,7 @@ class RejectedLabels:
             shutil.copyfile(label, place / name)
             content = {**about, "reason": reason, "at": time.isoformat(), "file": name}
             (place / _ABOUT).write_text(json.dumps(content, indent=2, default=str))
+            self._sizes[place.name] = _size(place)
         except OSError:
             shutil.rmtree(place, ignore_errors=True)
             raise
@@ -70,11 +74,14 @@ class RejectedLabels:
         """Remove what is older than 30 days, and the oldest where all of it has become too much."""
         limit = (time or dt.datetime.now(dt.timezone.utc)) - dt.timedelta(days=KEPT_DAYS)
         total = 0
-        for place in sorted(self.folder.glob("*-*"), reverse=True):
-            total += _size(place)
-            if place.name < limit.strftime("%Y%m%dT%H%M%S") or total > _LARGEST:
-                shutil.rmtree(place, ignore_errors=True)
-                logger.info("the refused label %s is not kept any longer", place.name)
+        for number, name in enumerate(self.names()):
+            if name not in self._sizes:  # kept by another process
+                self._sizes[name] = _size(self.folder / name)
+            total += self._sizes[name]
+            if name < limit.strftime("%Y%m%dT%H%M%S") or total > LARGEST or number >= MOST:
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+                self._sizes.pop(name, None)
+                logger.info("the refused label %s is not kept any longer", name)
 
 
 def _size(folder: Path) -> int:

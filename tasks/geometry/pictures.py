@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from tasks.common.files import ImageError, reading
 from tasks.geometry import sizes
+from tasks.geometry.pieces import MOST_SEGMENTS, check_chunks, check_scans
 from tasks.geometry.tags import check_tags
 
 # We know the size from the header and have limits of our own; Pillow's would refuse with words of its own.
@@ -23,8 +24,6 @@ _LARGEST_REST = 64 << 20
 """Bytes of a file beside its pixels: profiles, thumbnails, comments."""
 _EXIF, _MPF = b"Exif\0\0", b"MPF\0"
 _APP1, _APP2, _SCAN = 0xE1, 0xE2, 0xDA
-_MOST_SEGMENTS = 4096
-"""Segments of a JPEG file before its pixels."""
 _RAW_EXIF = "Raw profile type exif"
 
 
@@ -69,7 +68,11 @@ def _look(file: Path) -> bool:
         start = opened.read(2)
         if start in (b"II", b"MM"):
             return check_tags(opened, size)
+        if start == b"\x89P":
+            check_chunks(opened)
         if start == b"\xff\xd8":
+            check_scans(opened)
+            opened.seek(len(start))
             exif = b""
             for marker, content in _segments(opened):
                 if marker == _APP1 and content.startswith(_EXIF):
@@ -83,7 +86,7 @@ def _look(file: Path) -> bool:
 
 def _segments(file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
     """Markers and contents of the segments of a JPEG file before its pixels, as far as it is one."""
-    for _ in range(_MOST_SEGMENTS):
+    for _ in range(MOST_SEGMENTS):
         mark, marker = file.read(1), file.read(1)
         if mark != b"\xff" or marker in (b"", bytes([_SCAN])):
             return
@@ -91,7 +94,7 @@ def _segments(file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
             file.seek(-1, io.SEEK_CUR)
         elif marker[0] > 1 and not 0xD0 <= marker[0] <= 0xD9:  # others stand alone
             yield marker[0], file.read(max(0, int.from_bytes(file.read(2), "big") - 2))
-    raise ValueError(f"it has more than {_MOST_SEGMENTS} segments before its pixels")
+    raise ValueError(f"it has more than {MOST_SEGMENTS} segments before its pixels")
 
 
 def _check_exif(exif: bytes) -> None:

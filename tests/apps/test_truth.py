@@ -254,6 +254,17 @@ def test_an_undo_whose_answer_is_lost_is_repeated_without_harm(http, app, folder
     assert lines(app, "undone", "label_removed") == [("undone", "image2", "ann")]
 
 
+def test_an_undo_may_go_to_another_server_on_the_folder_than_the_label(http, app, folder, make):
+    other = make()
+    assert put(http, ask(http).json()["id"]).status_code == 200
+    assert other.undo("ann", "u").image_id == "image0"
+    app.datastore().refresh()
+    for server in (app, other):
+        agree(server, folder)
+    assert app.store.labelled_count() == 0
+    assert lines(app) == [("labelled", "image0", "ann"), ("undone", "image0", "ann")]
+
+
 def test_an_undo_that_cannot_remove_the_label_is_finished_later(http, app, folder):
     assert put(http, ask(http).json()["id"]).status_code == 200
     take_back = app.datastore().take_back

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from monailabel.interfaces.utils.app import app_instance
 
 from apps.auth.access import TABLE, Body
+from apps.http.bodies import MOST_FILES
 from tests.apps.conftest import over_http
 from tests.apps.server.test_protection import add, folder, infer, put  # noqa: F401
 from tests.server import APP
@@ -97,6 +98,10 @@ def test_a_form_has_a_bounded_number_of_fields(http):
     assert (answer.status_code, "Too many fields" in answer.text) == (400, True)
     answer = http.put("/datastore/label?image=image0", data=many)
     assert answer.status_code == 400
+    for count in (MOST_FILES, MOST_FILES + 1):
+        files = [("files", (f"{number}.nii", b"x")) for number in range(count)]
+        answer = http.put("/session/?expiry=-1", files=files)  # nothing is kept
+        assert (answer.status_code, "Too many files" in answer.text) == (400, count > MOST_FILES)
 
 
 @pytest.mark.parametrize("charset", ["utf-7", "punycode", "unicode_escape", "raw_unicode_escape", '"utf-16"'])

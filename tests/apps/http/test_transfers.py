@@ -12,11 +12,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.utils.app import app_instance
 
 from apps.http.lanes import INFERENCES, LONGEST_QUEUE
 from apps.http.transfers import ending_of
+from tests.apps.conftest import over_http
 from tests.apps.server.test_protection import add, app, folder, infer, label, put, volume  # noqa: F401
+from tests.server import APP
 
 
 def left() -> list[Path]:
@@ -150,6 +154,19 @@ def test_a_session_is_kept_described_downloaded_and_removed(http, app):  # noqa:
     assert http.delete(address).status_code == 404
     assert not list(Path(app.folder, "sessions").iterdir())
     assert not left()
+
+
+def test_where_sessions_are_kept_and_for_how_long_are_settings(folder, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(settings, "MONAI_LABEL_SESSION_PATH", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(settings, "MONAI_LABEL_SESSION_EXPIRY", 90)
+    monkeypatch.setattr("monailabel.interfaces.utils.app.apps", {})
+    own = app_instance(str(APP), str(folder), {"labels": "tumor", "auto_train": "false"})
+    with over_http(own, monkeypatch) as client:
+        made = session(client, b"an image").json()
+        assert (tmp_path / "elsewhere" / made["session_id"]).is_dir()
+        assert made["session_info"]["expiry"] == 90
+        assert session(client, b"an image", expiry=91).status_code == 400
+    own.store.close()
 
 
 def test_several_files_and_a_zip_file_become_a_folder(http):

@@ -48,4 +48,5 @@ def test_requests_labels_jobs_and_memory_are_counted(http):
     assert after["active_learning_jobs_running", "train"] == after["active_learning_jobs_waiting", "scoring"] == 0
     assert after["active_learning_inferences_waiting",] == 0
     assert after["process_resident_memory_bytes",] > 1e8
+    assert after["process_open_fds",] > 2
     assert "secret" not in http.get("/metrics").text

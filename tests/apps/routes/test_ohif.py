@@ -37,6 +37,8 @@ def test_files_of_the_viewer_and_nothing_else(tmp_path, monkeypatch):
     assert ohif.viewer("app.js").path == shipped / "app.js"
     for page in ("", "monai-label", "viewer/x", "."):
         assert ohif.viewer(page).path == shipped / "index.html"
-    for path in ("..", "../secret.txt", "/etc/passwd", "x/../../secret.txt"):
-        with pytest.raises(HTTPException):
+    outside = ("..", "../secret.txt", "/etc/passwd", "x/../../secret.txt")
+    for path in (*outside, "x\0", "app.js\0.png", "n" * 300, "a/" * 4000):
+        with pytest.raises(HTTPException) as refused:
             ohif.viewer(path)
+        assert refused.value.status_code == 404

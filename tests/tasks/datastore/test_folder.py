@@ -1,6 +1,7 @@
 """The studies folder: whole writes, no lost updates, nothing thrown away."""
 
 import contextlib
+import datetime as dt
 import errno
 import json
 import os
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
 from tasks.common.files import ImageError, LabelError
+from tasks.datastore import rejected
 from tasks.datastore.folder import StudiesFolder
 from tasks.datastore.names import label_ref
 from tasks.datastore.rules import Accepted
@@ -236,6 +238,33 @@ def test_refused_labels_are_kept_for_thirty_days(folder):
     assert [place.name for place in (folder / "rejected").iterdir()] == [new.name]
 
 
+def test_of_refused_labels_only_so_many_bytes_are_kept_and_the_oldest_go_first(folder, monkeypatch):
+    kept = StudiesFolder(str(folder)).rejected
+    for day, size in ((1, 300), (2, 200), (3, 100)):
+        place = folder / "rejected" / f"2026010{day}T000000-0a"
+        place.mkdir(parents=True)
+        (place / "label.nii.gz").write_bytes(bytes(size))
+    now = dt.datetime(2026, 1, 4, tzinfo=dt.timezone.utc)
+    monkeypatch.setattr("tasks.datastore.rejected.LARGEST", 600)
+    kept.forget_old(now)
+    assert len(kept.names()) == 3
+    monkeypatch.setattr("tasks.datastore.rejected.LARGEST", 599)
+    kept.forget_old(now)
+    assert kept.names() == ["20260103T000000-0a", "20260102T000000-0a"]
+
+
+def test_of_refused_labels_only_so_many_are_kept_and_each_is_measured_once(folder, monkeypatch):
+    kept = StudiesFolder(str(folder)).rejected
+    monkeypatch.setattr("tasks.datastore.rejected.MOST", 30)
+    measured = []
+    size = rejected._size
+    monkeypatch.setattr(rejected, "_size", lambda place: measured.append(place.name) or size(place))
+    places = [kept.keep(label(folder), "label.nii.gz", {}, "why").name for _ in range(50)]
+    assert set(kept.names()) < set(places)
+    assert len(kept.names()) == 30
+    assert sorted(measured) == sorted(places)
+
+
 def test_what_a_rule_makes_of_a_label_is_stored_with_what_it_says(folder):
     def rewrite(label, image, info, folder):
         folder.mkdir()
@@ -270,6 +299,20 @@ def test_an_image_may_be_replaced_until_it_is_labelled(folder, tmp_path):
     with pytest.raises(ImageError, match="has a final label"):
         datastore.add_image("image0", str(new), {})
     assert sorted(reopened(datastore).list_images()) == ["image0", "image1", "image2"]
+
+
+def test_what_the_server_notes_of_images_and_labels_is_nobody_s_to_change(folder):
+    datastore = StudiesFolder(str(folder))
+    datastore.save_label("image0", str(label(folder)), "final", {"client_id": "ann"})
+    before = dict(datastore.get_image_info("image0")), dict(datastore.get_label_info("image0", "final"))
+    made_up = "../made up"
+    of_images = dict.fromkeys(("ts", "name", "path", "checksum", "checksum_of"), made_up)
+    of_labels = dict.fromkeys(("ref", "ts", "name", "client_id", "source", "previous"), made_up)
+    datastore.update_image_info("image0", {**of_images, "note": "kept"})
+    datastore.update_label_info("image0", "final", {**of_labels, "note": "kept"})
+    for each in (datastore, reopened(datastore)):
+        assert each.get_image_info("image0") == {**before[0], "note": "kept"}
+        assert each.get_label_info("image0", "final") == {**before[1], "note": "kept"}
 
 
 def test_what_is_not_there_is_said(folder):
@@ -457,3 +500,83 @@ def test_a_label_that_another_server_is_storing_is_left_to_that_server(folder):
         ours.close()
         theirs.close()
         store.close()
+
+
+@pytest.fixture
+def two_servers(folder):
+    """Two on one folder; the second has not looked at it since its start."""
+    store = Store(folder / "active_learning" / "store.sqlite")
+    servers = [StudiesFolder(str(folder), store=store) for _ in range(2)]
+    yield servers
+    for server in servers:
+        server.close()
+    store.close()
+
+
+def labelled(server: StudiesFolder, image: str, content: bytes = b"a label", **info: str) -> str:
+    """Save a final label; returns its name."""
+    server.save_label(image, str(label(server.folder, content)), "final", info)
+    return label_ref(server.get_label_info(image, "final"))
+
+
+def test_a_label_that_another_server_has_just_stored_can_be_taken_back_removed_and_described(two_servers, folder):
+    ours, theirs = two_servers
+    refs = {image: labelled(ours, image, client_id="ann") for image in ("image0", "image1", "image2")}
+    theirs.take_back("image0", refs["image0"])
+    theirs.remove_label("image1", "final")
+    theirs.update_label_info("image2", "final", {"approved": True})
+    assert [path.name for path in (folder / "labels" / "final").iterdir()] == ["image2.nii.gz"]
+    for server in (theirs, reopened(theirs)):
+        assert server.get_labeled_images() == ["image2"]
+        info = server.get_label_info("image2", "final")
+        assert (info["ref"], info["client_id"], info["approved"]) == (refs["image2"], "ann", True)
+    assert len([path for path in (folder / "labels" / "history").rglob("*") if path.is_file()]) == 2
+
+
+def test_what_another_server_has_just_replaced_or_removed_is_not_taken_for_what_was_there_before(two_servers, folder):
+    ours, theirs = two_servers
+    refs = {image: labelled(ours, image, client_id="ann") for image in ("image0", "image1", "image2")}
+    theirs.refresh()
+    assert {image: label_ref(theirs.get_label_info(image, "final")) for image in refs} == refs
+    newer = labelled(ours, "image0", b"newer", client_id="ben")
+    ours.remove_label("image1", "final")
+    theirs.take_back("image0", refs["image0"])  # it is another one by now
+    theirs.update_label_info("image0", "final", {"approved": True})
+    with pytest.raises(LabelNotFoundException):
+        theirs.remove_label("image1", "final")
+    with pytest.raises(LabelNotFoundException):
+        theirs.update_label_info("image1", "final", {"approved": True})
+    last = labelled(theirs, "image1", b"again", client_id="cat")
+    assert "previous" not in theirs.get_label_info("image1", "final")
+    ours.refresh()
+    for server in (ours, theirs, reopened(ours)):
+        info = server.get_label_info("image0", "final")
+        assert (info["ref"], info["client_id"]) == (newer, "ben")
+        assert label_ref(server.get_label_info("image1", "final")) == last
+        assert label_ref(server.get_label_info("image2", "final")) == refs["image2"]
+    assert (folder / "labels" / "final" / "image0.nii.gz").read_bytes() == b"newer"
+
+
+def test_what_another_server_has_just_said_of_an_image_stays(two_servers):
+    ours, theirs = two_servers
+    ours.update_image_info("image0", {"note": "ours"})
+    theirs.update_image_info("image0", {"seen": True})
+    for server in (theirs, reopened(theirs)):
+        info = server.get_image_info("image0")
+        assert (info["note"], info["seen"]) == ("ours", True)
+
+
+def test_an_image_that_another_server_has_labelled_is_not_replaced_and_a_removed_one_is_gone(two_servers, folder):
+    ours, theirs = two_servers
+    labelled(ours, "image0")
+    labelled(ours, "image1", b"kept")
+    ours.remove_image("image2")
+    with pytest.raises(ImageError, match="has a final label"):
+        theirs.add_image("image0", str(folder / "image0.nii.gz"), {})
+    theirs.remove_image("image1")
+    assert [path.read_bytes() for path in (folder / "labels" / "history" / "image1").iterdir()] == [b"kept"]
+    with pytest.raises(ImageNotFoundException):
+        theirs.remove_image("image2")
+    with pytest.raises(ImageNotFoundException):
+        theirs.save_label("image2", str(label(folder)), "final", {})
+    assert reopened(theirs).get_labeled_images() == ["image0"]

@@ -213,6 +213,9 @@ def test_what_lies_behind_the_claimed_voxels_is_never_unpacked(tmp_path):
         ("exif.jpg", bombs.jpeg(16, 16, bombs.tags_that_point_to_all(1 << 20))),
         ("large.jpg", bombs.jpeg(65500, 65500)),
         ("segments.jpg", b"\xff\xd8" + b"\xff\xe0\x00\x02" * 5000),
+        ("scans.jpg", bombs.jpeg_with_scans(140, 140, 101)),
+        ("texts.png", bombs.png_with_chunks(1 << 17)),
+        ("pixels.png", bombs.png_with_chunks(1 << 17, b"IDAT")),
         ("fill.jpg", b"\xff\xd8" + b"\xff" * (4 << 20)),
         ("huge.png", bombs.png(60000, 60000, whole=False)),
         ("rest.png", bombs.png(30, 20, extra=bombs._chunk(b"prVt", bytes(65 << 20)))),
@@ -227,6 +230,25 @@ def test_pictures_that_are_bombs_are_named_and_take_no_memory(tmp_path, name, co
 
     allowed = 3 * len(content) + 32 * MEGABYTES
     assert peak_of(refused) < allowed
+
+
+def test_pictures_of_ordinary_pieces_are_read_whatever_lies_behind_them(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 130, 3)).astype(np.uint8)
+    thumbnail = Image.Exif()
+    thumbnail[0x010E] = bombs.jpeg_with_scans(16, 16, 90).decode("latin-1")
+    for number, options in enumerate(({}, {"progressive": True}, {"restart_marker_rows": 1, "exif": thumbnail})):
+        file = tmp_path / f"{number}.jpg"
+        Image.fromarray(noise).save(file, quality=95, **options)
+        before = read_image(file)
+        file.write_bytes(file.read_bytes() + b"\xff\xda\0\2" * 5000)  # a film behind a photograph
+        assert np.array_equal(read_image(file), before)
+    content = bombs.jpeg_with_scans(16, 16, 100)
+    assert read_image(written(tmp_path / "scans.jpg", content)).shape == (1, 16, 16)
+    for filled in (b"\xff" * 70_000, bytes(65_534) + b"\xff"):  # markers on the border of what is read at once
+        place = content.rindex(b"\xff\xda")
+        more = content[:place] + filled + content[place:-2] + content[place:-2] + content[-2:]
+        with pytest.raises(ImageError, match="more than 100 scans"):
+            read_image(written(tmp_path / "scans.jpg", more))
 
 
 def test_pictures_are_png_jpeg_or_tiff_whatever_their_name(tmp_path):

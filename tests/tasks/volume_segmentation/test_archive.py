@@ -187,6 +187,28 @@ def test_a_label_becomes_a_seg_at_once(archive, open_folder, tmp_path):
     assert folder.get_label_info(first, "final")["client_id"] == "Ann"
 
 
+def test_what_is_known_of_a_series_and_of_its_label_s_way_is_nobody_s_to_change(archive, open_folder, tmp_path):
+    folder = open_folder()
+    mine, other = folder.list_images()[:2]
+    drawn = draw(folder, mine, tmp_path)
+    archive.away = True
+    folder.save_label(mine, drawn, "final", {})
+    before = dict(folder.get_image_info(mine)), dict(folder.get_label_info(mine, "final"))
+    for stored in ({"state": "stored", "series": "1.2"}, 5, None):
+        folder.update_label_info(mine, "final", {"archive": stored, "note": "kept"})
+    others = {"SeriesInstanceUID": other, "PatientID": "p9", "channels": [{"SeriesInstanceUID": other}]}
+    folder.update_image_info(mine, {**others, "segmentations": 5, "note": "kept"})
+    assert folder.get_image_info(mine) == {**before[0], "note": "kept"}
+    assert folder.get_label_info(mine, "final") == {**before[1], "note": "kept"}
+    archive.away = False
+    wait(archive.segs)
+    assert folder.unsent() == {}
+    archive.retrieved.clear()
+    Path(folder.get_image_uri(mine)).unlink()
+    folder.get_image_uri(mine)
+    assert archive.retrieved == [mine]
+
+
 def test_while_the_archive_is_away_all_goes_on_and_labels_are_sent_when_it_is_back(archive, open_folder, tmp_path):
     folder = open_folder()
     first, second, third = folder.list_images()
