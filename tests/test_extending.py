@@ -134,6 +134,31 @@ def test_an_installed_project_serves_the_app_and_the_strategy_of_another_package
     assert Path(place.stdout.strip()).is_relative_to(installed), log
 
 
+class WithPackage(Beside):
+    """A server that finds an installed package in the folder of its log."""
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}"}
+
+
+@pytest.mark.slow
+def test_a_strategy_that_cannot_work_stops_the_start_in_one_line(tmp_path):
+    text = blocks("A strategy")[0].replace("least_confidence", "margin")
+    (tmp_path / "my_strategies.py").write_text(text)
+    described = tmp_path / "my_package-1.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
+    (described / "entry_points.txt").write_text("[active_learning.strategies]\nmine = my_strategies:power_margin\n")
+    write_volume(tmp_path / "studies" / "image0.nii", np.zeros((4, 4, 4), np.float32))
+    server = WithPackage(tmp_path / "studies", tmp_path, labels="tumor", preset="small")
+    with pytest.raises(AssertionError), server:
+        pass
+    (line,) = [line for line in server.text().splitlines() if line.startswith("error: ")]
+    assert "strategy entry point mine = my_strategies:power_margin of my-package: strategy power_margin" in line
+    assert "margin is -0.5 to 0, but its selection takes 0 to 1" in line
+    assert "Traceback" not in server.text()
+
+
 @pytest.mark.e2e
 def test_the_network_of_another_package_is_trained_scored_and_served(installed, tmp_path):
     subprocess.run(
