@@ -56,7 +56,11 @@ class Server:
             self.process = subprocess.Popen(
                 self.command(), cwd=self.folder, env=self.environment(), stdout=log, stderr=log, start_new_session=True
             )
-        wait_for(self._ready, seconds, lambda: self.text()[-3000:])
+        try:
+            wait_for(self._ready, seconds, lambda: self.text()[-3000:])
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def _ready(self) -> bool:

@@ -38,12 +38,32 @@ def test_the_strategy_of_the_page_can_work():
     check_strategy(names["power_least_confidence"])
 
 
+def copy_of_the_project(folder: Path) -> Path:
+    """What a build may write into."""
+    ignored = shutil.ignore_patterns(".*", "sample_*", "runs", "tests", "shared", "logs")
+    return Path(shutil.copytree(ROOT, folder, ignore=ignored))
+
+
+def empty_environment(folder: Path) -> Path:
+    """A Python environment without pip, in which torch and the others are found where they are."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "others.pth").write_text("\n".join(site.getsitepackages()))
+    return folder
+
+
+def install(environment: Path, *arguments: Path | str) -> None:
+    """Have pip build and install, without a network."""
+    command = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install", "--quiet"]
+    options = ["--disable-pip-version-check", "--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, *options, *map(str, arguments)], check=True)
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
     """A Python environment with the project, and an example package beside it, both built and installed by pip."""
     folder = tmp_path_factory.mktemp("installed")
-    source = folder / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "sample_*", "runs", "tests", "shared", "logs"))
+    source = copy_of_the_project(folder / "source")
     example = folder / "my-package"
     package = example / "my_package"
     package.mkdir(parents=True)
@@ -55,16 +75,8 @@ def installed(tmp_path_factory) -> Path:
         '[build-system]\nrequires = ["setuptools>=77"]\nbuild-backend = "setuptools.build_meta"\n\n'
         f'[project]\nname = "my-package"\nversion = "1"\n\n{entry_points}'
     )
-    environment = folder / "environment"
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    python = environment / "bin" / "python"
-    # Torch and the others are not installed a second time.
-    place = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True
-    )
-    (Path(place.stdout.strip()) / "others.pth").write_text("\n".join(site.getsitepackages()))
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    subprocess.run([*command, str(source), str(example)], check=True)
+    environment = empty_environment(folder / "environment")
+    install(environment, source, example)
     shutil.copy(Path(sys.executable).parent / "monailabel", environment / "bin" / "monailabel")  # calls `python`
     return environment
 
@@ -122,6 +134,31 @@ def test_an_installed_project_serves_the_app_and_the_strategy_of_another_package
     assert Path(place.stdout.strip()).is_relative_to(installed), log
 
 
+class WithPackage(Beside):
+    """A server that finds an installed package in the folder of its log."""
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}"}
+
+
+@pytest.mark.slow
+def test_a_strategy_that_cannot_work_stops_the_start_in_one_line(tmp_path):
+    text = blocks("A strategy")[0].replace("least_confidence", "margin")
+    (tmp_path / "my_strategies.py").write_text(text)
+    described = tmp_path / "my_package-1.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
+    (described / "entry_points.txt").write_text("[active_learning.strategies]\nmine = my_strategies:power_margin\n")
+    write_volume(tmp_path / "studies" / "image0.nii", np.zeros((4, 4, 4), np.float32))
+    server = WithPackage(tmp_path / "studies", tmp_path, labels="tumor", preset="small")
+    with pytest.raises(AssertionError), server:
+        pass
+    (line,) = [line for line in server.text().splitlines() if line.startswith("error: ")]
+    assert "strategy entry point mine = my_strategies:power_margin of my-package: strategy power_margin" in line
+    assert "margin is -0.5 to 0, but its selection takes 0 to 1" in line
+    assert "Traceback" not in server.text()
+
+
 @pytest.mark.e2e
 def test_the_network_of_another_package_is_trained_scored_and_served(installed, tmp_path):
     subprocess.run(
@@ -168,13 +205,23 @@ def test_with_six_thousand_images_the_strategy_orders_them_in_a_process_of_its_o
         assert "cannot be ordered" not in server.text()
 
 
+def test_a_clone_that_is_installed_is_found_from_everywhere(tmp_path):
+    source = copy_of_the_project(tmp_path / "source")
+    environment = empty_environment(tmp_path / "environment")
+    install(environment, "--editable", source)
+    script = "import apps, strategies, tasks; print(apps.__path__[0], strategies.__path__[0], tasks.__path__[0])"
+    python = environment / "bin" / "python"
+    found = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert found.split() == [str(source / name) for name in ("apps", "strategies", "tasks")]
+
+
 @pytest.mark.slow
 def test_an_app_in_the_installed_package_itself_is_not_started(installed, tmp_path):
     write_volume(tmp_path / "studies" / "image0.nii", np.zeros((4, 4, 4), np.float32))
     (app,) = installed.glob("lib/python*/site-packages/apps/volume_segmentation")
     server = Installed(installed, tmp_path / "studies", tmp_path, app, labels="tumor")
-    with pytest.raises(AssertionError):
-        server.start(60)
+    with pytest.raises(AssertionError), server:
+        pass
     assert "python -m apps volume_segmentation FOLDER" in server.text()
     assert "Traceback" not in server.text()
 
@@ -211,8 +258,8 @@ def test_a_main_that_would_start_another_class_is_refused_in_one_line(tmp_path, 
     (tmp_path / "app" / "main.py").write_text(f"{start}\n\n{text}")
     write_volume(tmp_path / "studies" / "image0.nii", np.zeros((4, 4, 4), np.float32))
     server = Beside(tmp_path / "studies", tmp_path, tmp_path / "app", labels="tumor", preset="small")
-    with pytest.raises(AssertionError):
-        server.start(60)
+    with pytest.raises(AssertionError), server:
+        pass
     (line,) = [line for line in server.text().splitlines() if line.startswith("error: ")]
     assert words in line
     assert "Traceback" not in server.text()

@@ -7,6 +7,7 @@ It takes one that was only imported, too, and says nothing of another beside it:
 from __future__ import annotations
 
 import ast
+import site
 import sysconfig
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def check_entry(started: type, app_dir: Path) -> None:
             package, where MONAI Label would keep logs, models and an archive's labels.
     """
     main = app_dir / MAIN
-    for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+    for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()}:
         if app_dir.resolve().is_relative_to(Path(place).resolve()):
             raise ConfigurationError(
                 f"app {app_dir} is part of an installed package, and logs, models and labels would be kept in it: make "
@@ -63,14 +64,23 @@ def check_main(defined: type, main: Path) -> None:
 
 def _advice(name: str, derived: type) -> str:
     """What to write, as MONAI Label looks at direct bases only."""
-    base = next(each for each in derived.__mro__ if each.__module__.endswith(".app"))
+    base = next(each for each in derived.__mro__[1:] if _ENTRY not in [above.__name__ for above in each.__bases__])
     return f"import {base.__name__} from {base.__module__}, and write `class {name}({base.__name__}, {_ENTRY})`"
 
 
 def _classes(main: Path) -> dict[str, list[str]]:
-    """Names of the classes in a file, and of their bases."""
-    return {
-        node.name: [base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in node.bases]
-        for node in ast.parse(main.read_bytes()).body
-        if isinstance(node, ast.ClassDef)
+    """Names of the classes in a file, and of their bases as they are where they come from."""
+    body = ast.parse(main.read_bytes()).body
+    imported = {
+        alias.asname: alias.name
+        for node in body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
     }
+    classes = {}
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            bases = [base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in node.bases]
+            classes[node.name] = [imported.get(base, base) for base in bases]
+    return classes

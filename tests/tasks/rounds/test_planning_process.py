@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from strategies.catalogue import CATALOGUE, QueryStrategy
+from strategies.registry import registered
 from tasks.rounds.planning import Planner
 from tasks.rounds.planning_process import PlanningError, PlanningProcess
 from tasks.rounds.rounds import Rounds
@@ -108,3 +109,35 @@ def test_a_strategy_that_only_this_process_knows_is_ordered_here(store, pool):
     last = QueryStrategy("last", "Last", "me", lambda pool, k, rng: np.arange(len(pool.image_ids))[::-1][:k])
     assert [place.image_id for place in process.plan(last).places] == pool[::-1][:3]
     assert process._process is None
+
+
+@pytest.fixture
+def furthest_first(tmp_path, monkeypatch) -> QueryStrategy:
+    """A strategy of an installed package, of which it is known in which process it ran."""
+    (tmp_path / "furthest_first.py").write_text(
+        "import os\nfrom pathlib import Path\nimport numpy as np\nfrom strategies.catalogue import QueryStrategy\n"
+        "def least(pool, k, rng):\n"
+        "    Path(__file__).with_name('ran').write_text(str(os.getpid()))\n"
+        "    return np.argsort(pool.scores)[:k]\n"
+        "row = QueryStrategy('furthest_first', 'Furthest from one half', 'me', least, score='margin')\n"
+    )
+    described = tmp_path / "furthest_first-1.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: furthest-first\nVersion: 1\n")
+    (described / "entry_points.txt").write_text("[active_learning.strategies]\nrow = furthest_first:row\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    registered.cache_clear()
+    yield registered()["furthest_first"]
+    registered.cache_clear()
+    sys.modules.pop("furthest_first", None)
+
+
+def test_a_strategy_of_an_installed_package_orders_the_scored_images_in_the_process(scored, furthest_first, tmp_path):
+    process = PlanningProcess(scored, 5, 0)
+    plan = process.plan(furthest_first)
+    worker = process._process.pid
+    process.close()
+    assert (tmp_path / "ran").read_text() == str(worker)
+    assert plan == Planner(scored, 5, 0).plan(furthest_first)
+    assert (plan.reason, len(plan.places)) == ("scored", 5)
