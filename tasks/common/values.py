@@ -106,24 +106,24 @@ Text = Annotated[str, _kind(str)]
 """Fields of models: pydantic's own parsers take true for 1, and no half of a surrogate pair."""
 
 
-def between(low: float, high: float) -> AfterValidator:
-    """A field's range, for ``Annotated``."""
+def checked_by(check: Callable[[str, Any], None]) -> AfterValidator:
+    """What a field must fulfil: ``check`` gets its name and value, and raises ``ValueError`` with a line for people."""
 
-    def check(value: Any, info: ValidationInfo) -> Any:
-        within(str(info.field_name), value, low, high)
+    def validate(value: Any, info: ValidationInfo) -> Any:
+        check(str(info.field_name), value)
         return value
 
-    return AfterValidator(check)
+    return AfterValidator(validate)
+
+
+def between(low: float, high: float) -> AfterValidator:
+    """A field's range."""
+    return checked_by(lambda name, value: within(name, value, low, high))
 
 
 def choice(*allowed: str) -> AfterValidator:
-    """The texts that a field may have, for ``Annotated``."""
-
-    def check(value: Any, info: ValidationInfo) -> Any:
-        one_of(str(info.field_name), value, allowed)
-        return value
-
-    return AfterValidator(check)
+    """The texts that a field may have."""
+    return checked_by(lambda name, value: one_of(name, value, allowed))
 
 
 def first_error(error: ValidationError) -> ValueError:

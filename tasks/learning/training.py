@@ -510,9 +510,7 @@ class MembersTrainTask(BasicTrainTask):
                 raise ValueError(f"unknown option {shown(name)}; known are {', '.join(sorted(known.keys() - _FIXED))}")
         given = {name: value for name, value in options.items() if not means_default(value, known[name])}
         preset = self.preset.with_options(given)
-        checked = {
-            name: value for name, value in preset.as_dict().items() if value != getattr(self.preset, name)
-        }
+        checked = {name: value for name, value in preset.as_dict().items() if value != getattr(self.preset, name)}
         return {**checked, **training_options(given)}
 
     @property
