@@ -118,6 +118,7 @@ class MembersTrainTask(BasicTrainTask):
             **preset.as_dict(),
             "dataset": [preset.dataset, *(name for name in DATASETS if name != preset.dataset)],
             "val_batch_size": 1,
+            **({"members": members} if members > 1 else {}),
         }
         self.start_from = ""
         """File with weights that a training starts from which does not continue from the current model."""
