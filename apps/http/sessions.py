@@ -1,4 +1,7 @@
-"""Images that readers keep on the server for a while without adding them to the pool: 3D Slicer's own volumes."""
+"""Images that readers keep on the server for a while without adding them to the pool: 3D Slicer's own volumes.
+
+MONAI Label's sessions have no bound on their number or size.
+"""
 
 from __future__ import annotations
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
+from pydantic import AfterValidator, PlainValidator, ValidationError
+from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from apps.auth.origins import parse_host, parse_origin
 from apps.upstream import COMMAND, JOB, program
 from tasks.common.files import LONGEST_NAME, is_safe_tag, split_names
+from tasks.common.values import Flag, Number, Text, Whole, between, checked_by, first_error
 from tasks.datastore.folder import HISTORY
 from tasks.dicom.series_filter import SeriesFilter
 from tasks.geometry.sizes import MAX_PIXELS, MAX_VOXELS
 from tasks.geometry.slices import IN_CHANNELS
-from tasks.learning.pretrained import WeightsError
 from tasks.learning.start_from import read_weights
 from tasks.segmentation.outside import NetworkError, check_network, provide
 from tasks.segmentation.outside import registered as networks
@@ -27,6 +29,69 @@ from tasks.volume_segmentation.bundle import BUNDLE, BundleError, read_bundle
 
 class ConfigurationError(ValueError):
     """A ``--conf`` option that is unknown or has a wrong value; the message names it."""
+
+
+def _check_text(name: str, value: str) -> None:
+    if not value.isprintable():  # also a lone half of a character, which cannot be written to any file
+        raise ValueError(f"{name} has characters that cannot be printed: {value!r}")
+
+
+def _check_names(name: str, names: tuple[str, ...]) -> None:
+    if len(set(names)) != len(names) or not all(_is_name(part) for part in names):
+        raise ValueError(f"{name} must be different names of letters, digits, '_', '-', got {names}")
+    longest = max(names, key=len, default="")
+    if len(longest) > LONGEST_NAME:
+        raise ValueError(f"{name} has a name of more than {LONGEST_NAME} characters: {longest!r}")
+
+
+def _is_name(part: str) -> bool:
+    return part.replace("_", "").replace("-", "").replace(" ", "").isalnum()
+
+
+def _check_labels(name: str, names: tuple[str, ...]) -> None:
+    if not names:
+        raise ValueError(f"{name} must name one label at least")
+
+
+def _check_tags(name: str, tags: tuple[str, ...]) -> None:
+    for tag in tags:
+        if not is_safe_tag(tag) or tag == HISTORY:
+            raise ValueError(
+                f"{name}: {tag!r} cannot be the name of a folder of labels: at most 64 ASCII letters, digits, "
+                f"'_' and '-', and not {HISTORY!r}"
+            )
+
+
+def _check_minutes(name: str, minutes: float) -> None:
+    if not minutes > 0:
+        raise ValueError(f"{name} must be positive, got {minutes}")
+
+
+def _read_by(read: Callable[[Any], Any]) -> AfterValidator:
+    def check(name: str, value: Any) -> None:
+        try:
+            if value:
+                read(value)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{name}: {error}") from error
+
+    return checked_by(check)
+
+
+def _find(file: str) -> None:
+    if not Path(file).is_file():
+        raise ValueError(f"there is no file {file}")
+
+
+def _split(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(split_names(value)) if isinstance(value, str) else value
+
+
+Line = Annotated[Text, checked_by(_check_text)]
+"""Text of one line."""
+List = Annotated[tuple[str, ...], PlainValidator(_split)]
+"""Texts with commas between them."""
+Names = Annotated[List, checked_by(_check_names)]
 
 
 @dataclass(frozen=True)
@@ -54,24 +119,24 @@ class Options:
         max_pixels: largest picture that is read, in pixels.
     """
 
-    strategy: str = ""
-    batch_size: int = 10
-    train_after: int = 0
-    lease_minutes: float = 60.0
-    seed: int = 0
-    preset: str = ""
-    labels: tuple[str, ...] = ()
-    relabel: bool = False
-    group_by: str = ""
-    store: str = ""
-    auto_train: bool = True
-    tags: tuple[str, ...] = ()
-    max_upload_mb: int = 2048
-    hosts: tuple[str, ...] = ()
-    origins: tuple[str, ...] = ()
-    start_from: str = ""
-    max_voxels: int = MAX_VOXELS
-    max_pixels: int = MAX_PIXELS
+    strategy: Line = ""
+    batch_size: Annotated[Whole, between(1, 1_000_000)] = 10
+    train_after: Annotated[Whole, between(0, 1_000_000_000)] = 0
+    lease_minutes: Annotated[Number, checked_by(_check_minutes), between(0, 10_000_000)] = 60.0
+    seed: Annotated[Whole, between(0, 2**31 - 1)] = 0
+    preset: Line = ""
+    labels: Annotated[Names, checked_by(_check_labels)] = ()
+    relabel: Flag = False
+    group_by: Line = ""
+    store: Line = ""
+    auto_train: Flag = True
+    tags: Annotated[Names, checked_by(_check_tags)] = ()
+    max_upload_mb: Annotated[Whole, between(1, 1 << 20)] = 2048
+    hosts: Annotated[List, _read_by(lambda hosts: [parse_host(host) for host in hosts])] = ()
+    origins: Annotated[List, _read_by(lambda origins: [parse_origin(origin) for origin in origins])] = ()
+    start_from: Annotated[Line, _read_by(read_weights)] = ""
+    max_voxels: Annotated[Whole, between(1, 2**40)] = MAX_VOXELS
+    max_pixels: Annotated[Whole, between(1, 2**40)] = MAX_PIXELS
 
     @classmethod
     def parse(cls, conf: Mapping[str, str], **defaults: Any) -> Self:
@@ -84,50 +149,17 @@ class Options:
         Raises:
             ConfigurationError: unknown option or wrong value.
         """
-        known = {item.name: item for item in fields(cls)}
+        known = [item.name for item in fields(cls)]
         for name in conf:
             if name not in known:
                 raise ConfigurationError(f"unknown option {name!r}; known are {', '.join(known)}")
-        values: dict[str, Any] = dict(defaults)
-        for name, text in conf.items():
-            kind = type(getattr(cls, name))
-            try:
-                values[name] = _CONVERT[kind](str(text))
-            except ValueError as error:
-                raise ConfigurationError(f"option {name} must be {_KINDS[kind]}, got {text!r}") from error
-        options = cls(**values)
-        for name, (low, high) in BOUNDS.items():
-            if getattr(options, name) < low:
-                raise ConfigurationError(f"option {name} must be at least {low}, got {getattr(options, name)}")
-            if getattr(options, name) > high:
-                raise ConfigurationError(f"option {name} must be at most {high}, got {getattr(options, name)}")
-        if not options.lease_minutes > 0:
-            raise ConfigurationError(f"option lease_minutes must be positive, got {options.lease_minutes}")
-        for name, value in ((item.name, getattr(options, item.name)) for item in fields(cls)):
-            if isinstance(value, str):
-                _check_text(name, value)
-            if isinstance(value, tuple) and name not in _ADDRESSES:
-                _check_names(name, value)
-        if not options.labels and "labels" in conf:
-            raise ConfigurationError("option labels must name one label at least")
-        for tag in options.tags:
-            if not is_safe_tag(tag) or tag == HISTORY:
-                raise ConfigurationError(
-                    f"option tags: {tag!r} cannot be the name of a folder of labels: at most 64 ASCII letters, digits, "
-                    f"'_' and '-', and not {HISTORY!r}"
-                )
-        if options.start_from:
-            try:
-                read_weights(options.start_from)
-            except (WeightsError, OSError, ValueError) as error:
-                raise ConfigurationError(f"option start_from: {error}") from error
-        for name, parse in _ADDRESSES.items():
-            try:
-                for text in getattr(options, name):
-                    parse(text)
-            except ValueError as error:
-                raise ConfigurationError(f"option {name}: {error}") from error
-        return options
+        try:
+            return cls(**{**defaults, **conf})
+        except ValidationError as error:
+            reason = first_error(error)
+            # Those of ``__post_init__`` are whole sentences.
+            whole = isinstance(reason, ConfigurationError)
+            raise reason if whole else ConfigurationError(f"option {reason}") from error
 
 
 @dataclass(frozen=True)
@@ -143,11 +175,11 @@ class VolumeOptions(Options):
         bundle: folder of a MONAI bundle whose network, weights and preprocessing are used; it is a program: trust it.
     """
 
-    channels: tuple[str, ...] = ()
-    allow_empty: bool = False
-    series: str = "CT,MR"
-    network: str = ""
-    bundle: str = ""
+    channels: Names = ()
+    allow_empty: Flag = False
+    series: Line = "CT,MR"
+    network: Line = ""
+    bundle: Line = ""
 
     def __post_init__(self) -> None:
         """Raise :class:`ConfigurationError` if ``series`` cannot be understood, or the network cannot be used."""
@@ -175,16 +207,7 @@ class ImageOptions(Options):
         weights: file with ImageNet weights of the preset's network; empty takes torchvision's where they can be had.
     """
 
-    weights: str = ""
-
-    def __post_init__(self) -> None:
-        """Raise :class:`ConfigurationError` if there is no such file."""
-        try:
-            there = not self.weights or Path(self.weights).is_file()
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(f"option weights: {error}") from error
-        if not there:
-            raise ConfigurationError(f"option weights: there is no file {self.weights}")
+    weights: Annotated[Line, _read_by(_find)] = ""
 
 
 @dataclass(frozen=True)
@@ -195,11 +218,10 @@ class SliceOptions(ImageOptions):
         network: network of a package that is trained instead of the preset's; empty is the preset's.
     """
 
-    network: str = ""
+    network: Line = ""
 
     def __post_init__(self) -> None:
-        """Raise :class:`ConfigurationError` if there are no such weights, or the network cannot be used."""
-        super().__post_init__()
+        """Raise :class:`ConfigurationError` if the network cannot be used."""
         _check_network(self.network, IN_CHANNELS, len(self.labels) + 1, 2)
 
 
@@ -209,51 +231,6 @@ def _check_network(name: str, in_channels: int, out_channels: int, spatial_dims:
             check_network(name, in_channels, out_channels, spatial_dims)
     except NetworkError as error:
         raise ConfigurationError(f"option network: {error}; there are {', '.join(networks()) or 'none'}") from error
-
-
-BOUNDS: dict[str, tuple[float, float]] = {
-    "batch_size": (1, 1_000_000),
-    "train_after": (0, 1_000_000_000),
-    "seed": (0, 2**31 - 1),
-    "max_upload_mb": (1, 1 << 20),
-    "lease_minutes": (0, 10_000_000),
-    "max_voxels": (1, 2**40),
-    "max_pixels": (1, 2**40),
-}
-"""Option -> smallest and largest value that the rest of the program can work with."""
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(split_names(text))
-
-
-def _check_text(name: str, value: str) -> None:
-    if not value.isprintable():  # also a lone half of a character, which cannot be written to any file
-        raise ConfigurationError(f"option {name} has characters that cannot be printed: {value!r}")
-
-
-def _check_names(name: str, names: tuple[str, ...]) -> None:
-    if len(set(names)) != len(names) or not all(_is_name(part) for part in names):
-        raise ConfigurationError(f"option {name} must be different names of letters, digits, '_', '-', got {names}")
-    longest = max(names, key=len, default="")
-    if len(longest) > LONGEST_NAME:
-        raise ConfigurationError(f"option {name} has a name of more than {LONGEST_NAME} characters: {longest!r}")
-
-
-def _is_name(part: str) -> bool:
-    return part.replace("_", "").replace("-", "").replace(" ", "").isalnum()
-
-
-_ADDRESSES: dict[str, Callable[[str], Any]] = {"hosts": parse_host, "origins": parse_origin}
-"""Options that are lists of addresses, not of names."""
-_CONVERT: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str, bool: _boolean, tuple: _names}
-_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list of names"}
 
 
 def refuse(error: ConfigurationError) -> NoReturn:

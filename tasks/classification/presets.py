@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any
+
+from pydantic.dataclasses import dataclass
 
 from tasks.classification.networks import NETWORKS, ClassifierArchitecture
-from tasks.learning.hyperparameters import Hyperparameters
+from tasks.common.values import Flag, Number, Text, Whole, between, choice
+from tasks.learning.hyperparameters import LEARNING_RATES, Hyperparameters
 
 
 @dataclass(frozen=True)
@@ -21,20 +22,12 @@ class ClassifierPreset(Hyperparameters):
         imagenet: start from ImageNet weights where there are any for the network.
     """
 
-    network: str = "small"
-    dropout: float = 0.5
-    first_features: int = 16
-    image_size: int = 96
-    learning_rates: str = "0.001,0.0005,0.0001"
-    imagenet: bool = True
-
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {**Hyperparameters.choices, "network": NETWORKS}
-    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
-        **Hyperparameters.ranges,
-        "dropout": (0.0, 0.95),
-        "first_features": (1, 512),
-        "image_size": (32, 2048),
-    }
+    network: Annotated[Text, choice(*NETWORKS)] = "small"
+    dropout: Annotated[Number, between(0.0, 0.95)] = 0.5
+    first_features: Annotated[Whole, between(1, 512)] = 16
+    image_size: Annotated[Whole, between(32, 2048)] = 96
+    learning_rates: Text = "0.001,0.0005,0.0001"
+    imagenet: Flag = True
 
     @property
     def member_learning_rates(self) -> list[float]:
@@ -47,7 +40,7 @@ class ClassifierPreset(Hyperparameters):
             rates = [float(part) for part in self.learning_rates.split(",")]
         except ValueError as error:
             raise ValueError(f"learning_rates must be numbers with commas, got {self.learning_rates!r}") from error
-        low, high = self.ranges["learning_rate"]
+        low, high = LEARNING_RATES
         if not all(low <= rate <= high for rate in rates):
             raise ValueError(f"learning_rates must be between {low} and {high}, got {self.learning_rates}")
         return rates
@@ -62,8 +55,7 @@ class ClassifierPreset(Hyperparameters):
         return {"image_size": self.image_size}
 
     def check(self) -> None:
-        """Raise ``ValueError`` for a value out of range, naming its option."""
-        super().check()
+        """Raise ``ValueError`` for odd learning rates, or a size that does not fit the network, naming the option."""
         assert self.member_learning_rates
         if self.network != "small" and self.image_size < 64:
             raise ValueError(f"image_size must be at least 64 for {self.network}, got {self.image_size}")

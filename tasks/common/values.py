@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, PlainValidator, TypeAdapter, ValidationError, ValidationInfo
 
 
 def whole(value: Any) -> int:
@@ -88,6 +90,63 @@ def of_kind(name: str, value: Any, kind: type) -> Any:
         return parse(value)
     except ValueError as error:
         raise ValueError(f"{name} must be {words}, got {shown(value)}") from error
+
+
+def _kind(kind: type) -> PlainValidator:
+    def parse(value: Any, info: ValidationInfo) -> Any:
+        return of_kind(str(info.field_name), value, kind)
+
+    return PlainValidator(parse)
+
+
+Whole = Annotated[int, _kind(int)]
+Number = Annotated[float, _kind(float)]
+Flag = Annotated[bool, _kind(bool)]
+Text = Annotated[str, _kind(str)]
+"""Fields of models: pydantic's own parsers take true for 1, and no half of a surrogate pair."""
+
+
+def checked_by(check: Callable[[str, Any], None]) -> AfterValidator:
+    """What a field must fulfil: ``check`` gets its name and value, and raises ``ValueError`` with a line for people."""
+
+    def validate(value: Any, info: ValidationInfo) -> Any:
+        check(str(info.field_name), value)
+        return value
+
+    return AfterValidator(validate)
+
+
+def between(low: float, high: float) -> AfterValidator:
+    """A field's range."""
+    return checked_by(lambda name, value: within(name, value, low, high))
+
+
+def choice(*allowed: str) -> AfterValidator:
+    """The texts that a field may have."""
+    return checked_by(lambda name, value: one_of(name, value, allowed))
+
+
+def first_error(error: ValidationError) -> ValueError:
+    """The first reason of a model's validators for a refusal: a line that names the field."""
+    found: ValueError = error.errors(include_url=False)[0]["ctx"]["error"]
+    return found
+
+
+def known(model: TypeAdapter[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a model knows, checked; others are dropped.
+
+    Args:
+        model: of a ``TypedDict`` of fields.
+        options: as they were given.
+
+    Raises:
+        ValueError: a value that does not fit; the message names the option.
+    """
+    try:
+        checked: dict[str, Any] = model.validate_python(options)
+    except ValidationError as error:
+        raise first_error(error) from error
+    return checked
 
 
 def within(name: str, value: float, low: float, high: float) -> None:

@@ -265,7 +265,7 @@ class ArchiveFolder(StudiesFolder):
             series = Series(**values)
             instances = self.archive.retrieve(series)
             frames.add(str(instances[0].get("FrameOfReferenceUID", "")) if instances else "")
-            if len(frames) > 1:
+            if len(frames) > 1:  # highdicom compares the slices of one series only
                 raise ImageError(
                     f"series {series.SeriesInstanceUID} ({series.SeriesDescription}) has another frame of reference "
                     f"than {image_id}: they cannot be channels of one image"

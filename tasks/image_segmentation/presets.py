@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Annotated, Any
 
-from tasks.common.values import one_of
+from pydantic.dataclasses import dataclass
+
+from tasks.common.values import Flag, Number, Text, Whole, between, choice, one_of
 from tasks.image_segmentation.loss import LOSSES
 from tasks.image_segmentation.networks import NETWORKS, ImageArchitecture
 from tasks.learning.hyperparameters import Hyperparameters
@@ -26,29 +27,15 @@ class ImagePreset(Hyperparameters):
         pseudo_weight: how much an image counts that the model labelled itself, 0 leaves them out.
     """
 
-    network: str = "small"
-    levels: int = 4
-    first_features: int = 16
-    dropout: float = 0.5
-    image_size: int = 128
-    loss: str = "dice"
-    imagenet: bool = True
-    epochs_per_round: int = 5
-    pseudo_weight: float = 1.0
-
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        **Hyperparameters.choices,
-        "loss": LOSSES,
-    }
-    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
-        **Hyperparameters.ranges,
-        "levels": (2, 7),
-        "first_features": (1, 512),
-        "dropout": (0.0, 0.95),
-        "image_size": (32, 4096),
-        "epochs_per_round": (1, 100_000),
-        "pseudo_weight": (0.0, 1.0),
-    }
+    network: Text = "small"
+    levels: Annotated[Whole, between(2, 7)] = 4
+    first_features: Annotated[Whole, between(1, 512)] = 16
+    dropout: Annotated[Number, between(0.0, 0.95)] = 0.5
+    image_size: Annotated[Whole, between(32, 4096)] = 128
+    loss: Annotated[Text, choice(*LOSSES)] = "dice"
+    imagenet: Flag = True
+    epochs_per_round: Annotated[Whole, between(1, 100_000)] = 5
+    pseudo_weight: Annotated[Number, between(0.0, 1.0)] = 1.0
 
     def architecture(self, out_channels: int) -> ImageArchitecture:
         """The network these hyper-parameters describe."""
@@ -66,9 +53,8 @@ class ImagePreset(Hyperparameters):
         return {"image_size": self.image_size}
 
     def check(self) -> None:
-        """Raise ``ValueError`` for a value out of range, naming its option."""
+        """Raise ``ValueError`` for a network that there is not, or a size that does not fit it, naming the option."""
         one_of("network", self.network, names(NETWORKS))
-        super().check()
         divisor = self.architecture(2).divisor
         if self.image_size % divisor or self.image_size < 2 * divisor:
             raise ValueError(

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from monailabel.utils.others.generic import device_map
+from pydantic import PlainValidator, TypeAdapter
+from typing_extensions import TypedDict
 
 from tasks.common.files import RESULT_ENDINGS
-from tasks.common.values import of_kind, one_of, shown, within
+from tasks.common.values import Flag, Number, Text, Whole, between, choice, known, of_kind, one_of, shown
 from tasks.datastore.rules import FINAL
 
 ADDED_BY_CLIENTS = frozenset({"client_id", "model", "method", "gpus", "multi_gpu", "val_batch_size"})
 """What the viewers add to every job by themselves; it decides on nothing."""
 _RESULT_TYPES = ("uint8", "uint16", "int16", "int32", "float32")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-_LONGEST_SECONDS = 3600
+_ZERO_IS_DEFAULT = ("timeout", "max_batch_size")
 
 
 def without_added(options: Mapping[str, Any], trainers: Collection[str] = ()) -> dict[str, Any]:
@@ -48,10 +50,59 @@ def checked_device(value: Any) -> str:
     value = value[0] if isinstance(value, list) and value else value
     if value in (None, "", 0) and not isinstance(value, bool):
         return ""
-    known = [*device_map(), *(f"cuda:{number}" for number in range(torch.cuda.device_count())), "cpu", "cuda"]
+    there = [*device_map(), *(f"cuda:{number}" for number in range(torch.cuda.device_count())), "cpu", "cuda"]
     name: str = of_kind("device", value, str)
-    one_of("device", name, list(dict.fromkeys(known)))
+    one_of("device", name, list(dict.fromkeys(there)))
     return name
+
+
+class _JobOptions(TypedDict, total=False):
+    device: Annotated[str, PlainValidator(checked_device)]
+
+
+class _TrainingOptions(_JobOptions, total=False):
+    pretrained: Flag
+    members: Annotated[Whole, between(1, 32)]
+    seed: Annotated[Whole, between(0, 2**31 - 1)]
+
+
+class _InferenceOptions(_JobOptions, total=False):
+    model: Text
+    image: Text
+    client_id: Text
+    result_compress: Flag
+    restore_label_idx: Flag
+    save_label: Flag
+    skip_writer: Flag
+    result_extension: Annotated[Text, choice(*RESULT_ENDINGS)]
+    result_dtype: Annotated[Text, choice(*_RESULT_TYPES)]
+    logging: Annotated[Text, choice(*_LEVELS, *(level.lower() for level in _LEVELS))]
+    label_tag: Text
+    timeout: Annotated[Number, between(1, 3600)]
+
+
+class _BatchOptions(_InferenceOptions, total=False):
+    max_batch_size: Annotated[Whole, between(1, 10**9)]
+
+
+_JOB, _TRAINING = TypeAdapter(_JobOptions), TypeAdapter(_TrainingOptions)
+_INFERENCE, _BATCH = TypeAdapter(_InferenceOptions), TypeAdapter(_BatchOptions)
+
+
+def _given(model: TypeAdapter[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    checked = known(model, options)
+    if not checked.get("device"):
+        checked.pop("device", None)
+    return checked
+
+
+def training_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a training but its hyper-parameters: those of ``device``, ``pretrained``, ``members``, ``seed`` given.
+
+    Raises:
+        ValueError: a value that does not fit; the message names the option.
+    """
+    return _given(_TRAINING, options)
 
 
 def scoring_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,8 +114,7 @@ def scoring_options(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in options:
         if name != "device":
             raise ValueError(f"unknown option {shown(name)}; known is device")
-    device = checked_device(options.get("device"))
-    return {"device": device} if device else {}
+    return _given(_JOB, options)
 
 
 def inference_options(options: Mapping[str, Any], tags: Collection[str]) -> dict[str, Any]:
@@ -77,38 +127,20 @@ def inference_options(options: Mapping[str, Any], tags: Collection[str]) -> dict
     Raises:
         ValueError: a value that does not fit; the message names the option.
     """
-    given = {name: value for name, value in options.items() if value is not None and value != ""}
-    checked: dict[str, Any] = {}
-    for name in ("model", "image", "client_id"):
-        if name in given:
-            checked[name] = of_kind(name, given[name], str)
-    for name in ("result_compress", "restore_label_idx", "save_label", "skip_writer"):
-        if name in given:
-            checked[name] = of_kind(name, given[name], bool)
-    for name, allowed in _CHOICES.items():
-        if name in given:
-            checked[name] = of_kind(name, given[name], str)
-            one_of(name, checked[name], allowed)
-    if "label_tag" in given:
-        checked["label_tag"] = of_kind("label_tag", given["label_tag"], str)
+    return _result_options(_INFERENCE, options, tags)
+
+
+def _result_options(model: TypeAdapter[Any], options: Mapping[str, Any], tags: Collection[str]) -> dict[str, Any]:
+    empty = {name for name, value in options.items() if value is None or value == ""}
+    empty |= {name for name in _ZERO_IS_DEFAULT if not options.get(name)}
+    checked = _given(model, {name: value for name, value in options.items() if name not in empty})
+    if "label_tag" in checked:
         if checked["label_tag"] == FINAL:
             raise ValueError("label_tag: a model's result is no final label")
         one_of("label_tag", checked["label_tag"], sorted(tags))
     if checked.pop("skip_writer", False):
         raise ValueError("skip_writer: only whole results can be sent")
-    if given.get("timeout"):
-        checked["timeout"] = of_kind("timeout", given["timeout"], float)
-        within("timeout", checked["timeout"], 1, _LONGEST_SECONDS)
-    if device := checked_device(given.get("device")):
-        checked["device"] = device
     return checked
-
-
-_CHOICES: Mapping[str, tuple[str, ...]] = {
-    "result_extension": RESULT_ENDINGS,
-    "result_dtype": _RESULT_TYPES,
-    "logging": (*_LEVELS, *(level.lower() for level in _LEVELS)),
-}
 
 
 def batch_options(options: Mapping[str, Any], tags: Collection[str]) -> dict[str, Any]:
@@ -121,10 +153,7 @@ def batch_options(options: Mapping[str, Any], tags: Collection[str]) -> dict[str
     Raises:
         ValueError: a value that does not fit; the message names the option.
     """
-    checked = inference_options(options, tags)
+    checked = _result_options(_BATCH, options, tags)
     for name in ("model", "image", "client_id", "label_tag", "save_label"):
         checked.pop(name, None)
-    if options.get("max_batch_size"):
-        checked["max_batch_size"] = of_kind("max_batch_size", options["max_batch_size"], int)
-        within("max_batch_size", checked["max_batch_size"], 1, 10**9)
     return checked

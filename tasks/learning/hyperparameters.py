@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar
+from dataclasses import asdict, fields, replace
+from typing import Annotated, Any
 
 import torch
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
-from tasks.common.values import of_kind, one_of, within
+from tasks.common.values import Flag, Number, Text, Whole, between, choice, first_error
+
+DATASETS = ("CacheDataset", "PersistentDataset", "SmartCacheDataset", "Dataset")
+LEARNING_RATES = (1e-9, 10.0)
+"""Smallest and largest."""
 
 
 @dataclass(frozen=True)
@@ -30,36 +36,19 @@ class Hyperparameters:
         dataset: MONAI dataset that caches the decoded images.
     """
 
-    optimizer: str = "sgd"
-    learning_rate: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    schedule: str = "constant"
-    gradient_clipping: float = 0.0
-    train_batch_size: int = 1
-    iterations_per_epoch: int = 0
-    max_epochs: int = 100
-    early_stop_patience: int = 0
-    val_interval: int = 1
-    augmentation: bool = True
-    dataset: str = "CacheDataset"
-
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "optimizer": ("sgd", "adamw"),
-        "schedule": ("cosine_restarts", "cosine", "polynomial", "constant"),
-        "dataset": ("CacheDataset", "PersistentDataset", "SmartCacheDataset", "Dataset"),
-    }
-    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
-        "learning_rate": (1e-9, 10.0),
-        "momentum": (0.0, 0.9999),
-        "weight_decay": (0.0, 1.0),
-        "gradient_clipping": (0.0, 1e9),
-        "train_batch_size": (1, 256),
-        "iterations_per_epoch": (0, 1_000_000),
-        "max_epochs": (1, 100_000),
-        "early_stop_patience": (0, 100_000),
-        "val_interval": (1, 100_000),
-    }
+    optimizer: Annotated[Text, choice("sgd", "adamw")] = "sgd"
+    learning_rate: Annotated[Number, between(*LEARNING_RATES)] = 1e-3
+    momentum: Annotated[Number, between(0.0, 0.9999)] = 0.9
+    weight_decay: Annotated[Number, between(0.0, 1.0)] = 0.0
+    schedule: Annotated[Text, choice("cosine_restarts", "cosine", "polynomial", "constant")] = "constant"
+    gradient_clipping: Annotated[Number, between(0.0, 1e9)] = 0.0
+    train_batch_size: Annotated[Whole, between(1, 256)] = 1
+    iterations_per_epoch: Annotated[Whole, between(0, 1_000_000)] = 0
+    max_epochs: Annotated[Whole, between(1, 100_000)] = 100
+    early_stop_patience: Annotated[Whole, between(0, 100_000)] = 0
+    val_interval: Annotated[Whole, between(1, 100_000)] = 1
+    augmentation: Flag = True
+    dataset: Annotated[Text, choice(*DATASETS)] = "CacheDataset"
 
     def with_options(self, options: Mapping[str, Any]) -> Self:
         """These hyper-parameters with those of a request, which viewers send as text or numbers.
@@ -67,14 +56,12 @@ class Hyperparameters:
         Raises:
             ValueError: a value that does not fit, naming its option.
         """
-        changes: dict[str, Any] = {}
-        for item in fields(self):
-            if item.name not in options:
-                continue
-            value = options[item.name]
-            value = value[0] if isinstance(value, list) and value else value
-            changes[item.name] = of_kind(item.name, value, type(getattr(self, item.name)))
-        changed = replace(self, **changes)
+        given = {item.name: options[item.name] for item in fields(self) if item.name in options}
+        chosen = {name: value[0] if isinstance(value, list) and value else value for name, value in given.items()}
+        try:
+            changed = replace(self, **chosen)
+        except ValidationError as error:
+            raise first_error(error) from error
         changed.check()
         return changed
 
@@ -83,24 +70,9 @@ class Hyperparameters:
         return asdict(self)
 
     def check(self) -> None:
-        """Raise ``ValueError`` for a value out of range, naming its option."""
-        for name, allowed in self.choices.items():
-            one_of(name, getattr(self, name), allowed)
-        for name, (low, high) in self.ranges.items():
-            within(name, getattr(self, name), low, high)
+        """Raise ``ValueError`` for values that do not go together, naming an option."""
 
 
 def default_preset() -> str:
     """``"paper"`` where there is CUDA, else ``"small"``."""
     return "paper" if torch.cuda.is_available() else "small"
-
-
-def whole_number(options: Mapping[str, Any], name: str, default: int, low: int, high: int) -> int:
-    """A whole number of a request.
-
-    Raises:
-        ValueError: not a whole number, or out of range, naming the option.
-    """
-    number: int = of_kind(name, options.get(name, default), int)
-    within(name, number, low, high)
-    return number

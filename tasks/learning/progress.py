@@ -31,6 +31,9 @@ class Judge(Protocol):
 class MemberProgress:
     """Writes train stats after every epoch, and the best weights (the last ones without validation) at the end.
 
+    MONAI Label's handler publishes the best weights of a training that is not finished, by copying over the file that
+    serves.
+
     Args:
         task: judges and reports validations.
         context: of the member's training.

@@ -25,11 +25,11 @@ from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 from monailabel.utils.others.generic import device_list
 
 from tasks.common.files import ImageError, image_id, read_own_json, reason, write_json
-from tasks.common.values import of_kind, shown
-from tasks.jobs.options import checked_device, means_default
+from tasks.common.values import shown
+from tasks.jobs.options import checked_device, means_default, training_options
 from tasks.learning.checkpoints import Architecture, Checkpoint, ModelRegistry
 from tasks.learning.groups import Grouping, hold_out
-from tasks.learning.hyperparameters import Hyperparameters, whole_number
+from tasks.learning.hyperparameters import DATASETS, Hyperparameters
 from tasks.learning.loading import PrefetchLoader
 from tasks.learning.partial_labels import KnownClassesLoss
 from tasks.learning.pretrained import WeightsError
@@ -45,8 +45,6 @@ logger = logging.getLogger(__name__)
 MINIMUM_LABELS = 2
 MINIMUM_FOR_VALIDATION = 5
 VALIDATION_SHARE = 0.2
-LARGEST_SEED = 2**31 - 1
-MOST_MEMBERS = 32
 _WORK = "work"
 _TRAIN_KEY = "hyperparameters"
 _FIXED = {"multi_gpu", "gpus", "val_batch_size"}
@@ -111,7 +109,6 @@ class MembersTrainTask(BasicTrainTask):
         self.label_names = list(labels)
         self.seed = seed
         self.grouping = grouping or Grouping()
-        datasets = Hyperparameters.choices["dataset"]
         self._config = {
             "device": device_list(),
             "pretrained": False,
@@ -119,8 +116,9 @@ class MembersTrainTask(BasicTrainTask):
             "gpus": "all",
             "seed": seed,
             **preset.as_dict(),
-            "dataset": [preset.dataset, *(name for name in datasets if name != preset.dataset)],
+            "dataset": [preset.dataset, *(name for name in DATASETS if name != preset.dataset)],
             "val_batch_size": 1,
+            **({"members": members} if members > 1 else {}),
         }
         self.start_from = ""
         """File with weights that a training starts from which does not continue from the current model."""
@@ -152,8 +150,8 @@ class MembersTrainTask(BasicTrainTask):
         """
         try:
             preset = self.preset.with_options(request)
-            members = self.member_count(request, preset)
-            seed = whole_number(request, "seed", self.seed, 0, LARGEST_SEED)
+            given = training_options(request)
+            members, seed = self.member_count(given, preset), given.get("seed", self.seed)
         except ValueError as error:
             raise TrainingError(str(error)) from error
         with Claims(self.registry.store).claimed(f"{TRAIN}/{self.name}") as ours:
@@ -421,7 +419,7 @@ class MembersTrainTask(BasicTrainTask):
 
     def _continued(self, request: Mapping[str, Any], preset: Any) -> Checkpoint | None:
         """The checkpoint whose weights the training continues from, if it should and can."""
-        if str({**self._config, **request}["pretrained"]).lower() != "true":
+        if not training_options({**self._config, **request})["pretrained"]:
             return None
         current = self.registry.load(self.name)
         if current is None:
@@ -463,10 +461,11 @@ class MembersTrainTask(BasicTrainTask):
         """A validation's results for the train stats and the log."""
 
     def member_count(self, request: Mapping[str, Any], preset: Any) -> int:
-        """Number of members to train."""
+        """Number of members to train, by a request's checked options."""
         if self._default_members == 1:
             return 1
-        return whole_number(request, "members", self._default_members, 1, MOST_MEMBERS)
+        members: int = request.get("members", self._default_members)
+        return members
 
     def member_parameters(self, preset: Any, member: int) -> Hyperparameters:
         """Hyper-parameters of one member."""
@@ -512,17 +511,8 @@ class MembersTrainTask(BasicTrainTask):
                 raise ValueError(f"unknown option {shown(name)}; known are {', '.join(sorted(known.keys() - _FIXED))}")
         given = {name: value for name, value in options.items() if not means_default(value, known[name])}
         preset = self.preset.with_options(given)
-        checked: dict[str, Any] = {
-            name: value for name, value in preset.as_dict().items() if value != getattr(self.preset, name)
-        }
-        if device := checked_device(given.get("device")):
-            checked["device"] = device
-        if "pretrained" in given:
-            checked["pretrained"] = of_kind("pretrained", given["pretrained"], bool)
-        for name, low, high in (("members", 1, MOST_MEMBERS), ("seed", 0, LARGEST_SEED)):
-            if name in given:
-                checked[name] = whole_number(given, name, low, low, high)
-        return checked
+        checked = {name: value for name, value in preset.as_dict().items() if value != getattr(self.preset, name)}
+        return {**checked, **training_options(given)}
 
     @property
     def _weights_path(self) -> Path:

@@ -12,6 +12,8 @@ from monai.inferers import Inferer, sliding_window_inference
 class WindowInferer(Inferer):
     """MONAI's sliding windows, no window larger than the image needs, blended with Gaussian weights.
 
+    MONAI's own inferer always has the same window, and pads small images to it.
+
     Args:
         roi_size: largest window.
         overlap: share by which neighbouring windows overlap, in [0, 1).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,6 @@ from monai.metrics import DiceMetric
 from monai.transforms import AsDiscreted, Compose, RandAffined, RandFlipd, RandScaleIntensityd, RandShiftIntensityd
 from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 
-from tasks.learning.checkpoints import ModelRegistry
-from tasks.learning.groups import Grouping
-from tasks.learning.hyperparameters import Hyperparameters
 from tasks.learning.training import MembersTrainTask
 
 
@@ -26,21 +23,6 @@ class SegmentationTrainTask(MembersTrainTask):
 
     ignore_empty = True
     """Whether a label without foreground is left out of the Dice; else it counts 1 if the prediction is empty too."""
-
-    def __init__(
-        self,
-        name: str,
-        description: str,
-        registry: ModelRegistry,
-        preset: Hyperparameters,
-        labels: Sequence[str],
-        seed: int = 0,
-        members: int = 1,
-        grouping: Grouping | None = None,
-    ) -> None:
-        super().__init__(name, description, registry, preset, labels, seed, members, grouping)
-        if members > 1:
-            self._config["members"] = members
 
     def member_items(self, items: list[Any], request: Mapping[str, Any]) -> list[Any]:
         """Committee members draw with replacement; a single model has all."""

@@ -5,11 +5,12 @@ Every field but the network's is shown in the viewers' training options under th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Annotated, Any
 
-from tasks.common.values import one_of
+from pydantic.dataclasses import dataclass
+
+from tasks.common.values import Number, Text, Whole, between, choice, one_of
 from tasks.learning.hyperparameters import Hyperparameters
 from tasks.segmentation.networks import UNET, Architecture
 from tasks.segmentation.outside import names
@@ -31,34 +32,18 @@ class Preset(Hyperparameters):
         spacing: isotropic voxel size in mm that images are resampled to, 0 keeps their own.
     """
 
-    network: str = UNET
-    levels: int = 5
-    first_features: int = 32
-    norm: str = "group"
-    activation: str = "relu"
-    dropout: float = 0.5
-    patch_size: str = "128x128x128"
-    patches_per_image: int = 2
-    foreground_ratio: float = 0.5
-    roi_size: str = "128x128x128"
-    overlap: float = 0.75
-    spacing: float = 1.0
-
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        **Hyperparameters.choices,
-        "norm": ("group", "instance"),
-        "activation": ("relu", "leakyrelu"),
-    }
-    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
-        **Hyperparameters.ranges,
-        "levels": (2, 7),
-        "first_features": (1, 512),
-        "dropout": (0.0, 0.95),
-        "patches_per_image": (1, 64),
-        "foreground_ratio": (0.0, 1.0),
-        "overlap": (0.0, 0.95),
-        "spacing": (0.0, 20.0),
-    }
+    network: Text = UNET
+    levels: Annotated[Whole, between(2, 7)] = 5
+    first_features: Annotated[Whole, between(1, 512)] = 32
+    norm: Annotated[Text, choice("group", "instance")] = "group"
+    activation: Annotated[Text, choice("relu", "leakyrelu")] = "relu"
+    dropout: Annotated[Number, between(0.0, 0.95)] = 0.5
+    patch_size: Text = "128x128x128"
+    patches_per_image: Annotated[Whole, between(1, 64)] = 2
+    foreground_ratio: Annotated[Number, between(0.0, 1.0)] = 0.5
+    roi_size: Text = "128x128x128"
+    overlap: Annotated[Number, between(0.0, 0.95)] = 0.75
+    spacing: Annotated[Number, between(0.0, 20.0)] = 1.0
 
     def architecture(self, in_channels: int, out_channels: int) -> Architecture:
         """The network these hyper-parameters describe."""
@@ -85,14 +70,13 @@ class Preset(Hyperparameters):
         return {"spacing": self.spacing, "roi_size": self.roi_size, "overlap": self.overlap}
 
     def check(self) -> None:
-        """Raise ``ValueError`` for a value out of range, naming its option."""
+        """Raise ``ValueError`` for a network that there is not, or sizes that do not fit it, naming the option."""
         one_of("network", self.network, names((UNET,)))
         which = f"with {self.levels} levels" if self.network == UNET else f"for the network {self.network}"
         for name in ("patch_size", "roi_size"):
             size = voxels(getattr(self, name), name)
             if any(side % self.divisor for side in size):
                 raise ValueError(f"{name} must be multiples of {self.divisor} {which}, got {size}")
-        super().check()
 
 
 PRESETS: dict[str, Preset] = {

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monailabel.interfaces.utils.app import app_instance
 
-from apps.server.options import BOUNDS, ConfigurationError, ImageOptions, Options, VolumeOptions
+from apps.server.options import ConfigurationError, ImageOptions, Options, VolumeOptions
 from strategies.catalogue import CATALOGUE
 from tasks.rounds.rounds import Rounds
 from tasks.store.store import Store
@@ -41,13 +41,13 @@ def test_values_come_as_text():
     ("name", "value", "words"),
     [
         ("colour", "red", "unknown option 'colour'; known are strategy"),
-        ("batch_size", "0", "batch_size must be at least 1, got 0"),
-        ("max_voxels", "0", "max_voxels must be at least 1, got 0"),
+        ("batch_size", "0", "batch_size must be between 1 and 1000000, got 0"),
+        ("max_voxels", "0", "max_voxels must be between 1 and 1099511627776, got 0"),
         ("max_pixels", "1e9", "max_pixels must be a whole number, got '1e9'"),
         ("batch_size", "1.5", "batch_size must be a whole number, got '1.5'"),
-        ("train_after", "-1", "train_after must be at least 0"),
+        ("train_after", "-1", "train_after must be between 0 and 1000000000, got -1"),
         ("lease_minutes", "0", "lease_minutes must be positive"),
-        ("lease_minutes", "nan", "lease_minutes must be positive"),
+        ("lease_minutes", "nan", "lease_minutes must be a number, got 'nan'"),
         ("lease_minutes", "soon", "lease_minutes must be a number"),
         ("auto_train", "yes please", "auto_train must be true or false"),
         ("labels", "a,a", "labels must be different names"),
@@ -73,8 +73,8 @@ ODD = {
     "group_by": ["(", "[", "*", "nosuchcolumn", "a\0b"],
     "store": ["{folder}", "/proc/nosuch/store.sqlite", "nosuch://x", "postgresql+nosuch://x", "postgresql://x:port/y",
               "sqlite://", "sqlite:///:memory:", "sqlite:////proc/x.sqlite", "://", "a\0b", "{text}", "x" * 5000],
-    "relabel": ["maybe", "", "1"],
-    "auto_train": ["yes", "1", "", "TRUE!"],
+    "relabel": ["maybe", "", "2"],
+    "auto_train": ["yes", "-1", "", "TRUE!"],
     "tags": ["history", "my tag", "a,a", "..", "ä", "x" * 65],
     "hosts": ["http://a", "a/b", "a:x", "ä ö", "*", "a b"],
     "origins": ["a.example", "ftp://a", "*", "http://", "https://a/b"],
@@ -106,13 +106,31 @@ def test_odd_values_of_every_option_stop_the_start_with_one_line_that_names_it(t
 
 
 def test_every_option_is_tried_with_odd_values():
-    every = {item.name for kind in (Options, VolumeOptions, ImageOptions) for item in fields(kind)}
-    assert set(ODD) == every
+    every = {item.name: item.type for kind in (Options, VolumeOptions, ImageOptions) for item in fields(kind)}
+    assert set(ODD) == set(every)
+    assert set(LARGEST) == {name for name, kind in every.items() if "between(" in str(kind)}
 
 
-@pytest.mark.parametrize("name", list(BOUNDS))
-def test_the_largest_values_work(tmp_path, name):
-    high = BOUNDS[name][1]
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("FALSE", False), ("1", True), ("0", False)])
+def test_true_and_false_are_written_as_in_requests(text, value):
+    assert Options.parse({"auto_train": text}).auto_train is value
+
+
+LARGEST = {
+    "batch_size": 1_000_000,
+    "train_after": 1_000_000_000,
+    "seed": 2**31 - 1,
+    "max_upload_mb": 1 << 20,
+    "lease_minutes": 10_000_000,
+    "max_voxels": 2**40,
+    "max_pixels": 2**40,
+}
+
+
+@pytest.mark.parametrize(("name", "high"), LARGEST.items())
+def test_the_largest_values_work(tmp_path, name, high):
+    with pytest.raises(ConfigurationError, match=f"option {name} must be between [01] and {high}, got {high + 1}"):
+        Options.parse({name: str(high + 1)})
     options = Options.parse({name: str(high)})
     store = Store(tmp_path / "store.sqlite")
     sync_images(store, {"a": False, "b": False})

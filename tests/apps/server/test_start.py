@@ -16,7 +16,7 @@ from tasks.store.store import Store
 from tests.apps.test_volume_segmentation import make_app
 from tests.dicom import mr_series
 from tests.server import APP
-from tests.tasks.volume_segmentation.test_archive import FakeArchive, foreign
+from tests.tasks.datastore.test_archive import FakeArchive, foreign
 from tests.tiny import history_of, label_image
 
 

@@ -17,7 +17,7 @@ from tasks.dicom.series_filter import SeriesFilter
 from tasks.store.repair import mend
 from tasks.volume_segmentation.acceptance import VolumeRule
 from tests.dicom import mr_series
-from tests.tasks.volume_segmentation.test_archive import FakeArchive, foreign
+from tests.tasks.datastore.test_archive import FakeArchive, foreign
 from tests.tiny import write_volume
 
 

@@ -6,13 +6,11 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from scipy.spatial.transform import Rotation
 
 from tasks.common.files import LabelError
-from tasks.geometry.grid import Grid, onto, read_grid
+from tasks.geometry.grid import read_grid
 from tasks.volume_segmentation.acceptance import VolumeRule
 
 SHAPE = (7, 6, 5)
@@ -156,20 +154,3 @@ def test_files_that_cannot_be_read_are_refused(image, tmp_path, name, content, w
     (tmp_path / name).write_bytes(content)
     with pytest.raises(LabelError, match=words):
         VolumeRule(("tumor",))(tmp_path / name, image, {}, tmp_path)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.permutations([0, 1, 2]),
-    st.tuples(*[st.sampled_from([-1, 1])] * 3),
-    st.integers(0, 2**32 - 1),
-)
-def test_reordering_loses_no_voxel_and_moves_none_in_space(axes, flips, seed):
-    rng = np.random.default_rng(seed)
-    shape = tuple(rng.integers(1, 6, 3))
-    image = Grid(shape, OBLIQUE)
-    values = rng.integers(0, 3, shape)
-    turn = np.column_stack([axes, flips])
-    other = Grid(tuple(np.array(shape)[np.argsort(axes)]), OBLIQUE @ inv_ornt_aff(turn, shape))
-    back, _ = onto(nibabel.orientations.apply_orientation(values, turn), other, image)
-    np.testing.assert_array_equal(back, values)
