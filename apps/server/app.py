@@ -215,12 +215,10 @@ class ActiveLearningApp:
                 refuse(ConfigurationError(f"store {self.store} cannot be written: {reason(error)}"))
 
     def _open_store(self) -> Store:
-        own = self.folder / "store.sqlite"
-        if JOB_PROCESS in os.environ:
-            return Store(self.options.store or own, JOB_PATIENCE_SECONDS)
-        if "://" not in self.options.store:
-            mend(Path(self.options.store or own), ours=not self.options.store)
-        return Store(self.options.store or own, PATIENCE_SECONDS)
+        location, job = self.options.store or str(self.folder / "store.sqlite"), JOB_PROCESS in os.environ
+        if not job and "://" not in location:
+            mend(Path(location), ours=not self.options.store)
+        return Store(location, JOB_PATIENCE_SECONDS if job else PATIENCE_SECONDS)
 
     def _offered(self) -> list[QueryStrategy]:
         kind = self.task_type

@@ -16,7 +16,7 @@ from typing_extensions import Self
 from apps.auth.origins import parse_host, parse_origin
 from apps.upstream import COMMAND, JOB, program
 from tasks.common.files import LONGEST_NAME, is_safe_tag, split_names
-from tasks.common.values import Flag, Number, Text, Whole, between, checked_by, first_error
+from tasks.common.values import LARGEST_SEED, Flag, Number, Text, Whole, between, checked_by, first_error
 from tasks.datastore.folder import HISTORY
 from tasks.dicom.series_filter import SeriesFilter
 from tasks.geometry.sizes import MAX_PIXELS, MAX_VOXELS
@@ -123,7 +123,7 @@ class Options:
     batch_size: Annotated[Whole, between(1, 1_000_000)] = 10
     train_after: Annotated[Whole, between(0, 1_000_000_000)] = 0
     lease_minutes: Annotated[Number, checked_by(_check_minutes), between(0, 10_000_000)] = 60.0
-    seed: Annotated[Whole, between(0, 2**31 - 1)] = 0
+    seed: Annotated[Whole, between(0, LARGEST_SEED)] = 0
     preset: Line = ""
     labels: Annotated[Names, checked_by(_check_labels)] = ()
     relabel: Flag = False

@@ -41,6 +41,11 @@ def reason(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def described(error: BaseException) -> str:
+    """An error of somebody else's code in one line: its kind, and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
     """Turn whatever goes wrong while a file is read into an :class:`ImageError` that names it."""

@@ -99,6 +99,8 @@ def _kind(kind: type) -> PlainValidator:
     return PlainValidator(parse)
 
 
+LARGEST_SEED = 2**31 - 1
+"""Of those that NumPy, PyTorch and MONAI all take."""
 Whole = Annotated[int, _kind(int)]
 Number = Annotated[float, _kind(float)]
 Flag = Annotated[bool, _kind(bool)]

@@ -54,21 +54,18 @@ class Difference:
             for name, ending in files.items()
             if name in known
             and not (tag == FINAL and name in in_flight)
-            and self._ending(name, tag) != ending
+            and ((label := self._label(name, tag)) is None or label.ext != ending)
             and os.path.lexists(folder._label_file(name, tag, ending))
         }
+        lost = set(self.lost)
         for name, stamp in folder._stamps.items():
-            if (
-                stamps.get(name, stamp) != stamp
-                and name not in in_flight
-                and (name, FINAL) not in {*self.lost, *unknown}
-            ):
+            key, changed = (name, FINAL), stamps.get(name, stamp) != stamp
+            if changed and name not in in_flight and key not in lost and key not in unknown:
                 label = self._objects[name].labels[FINAL]
                 if folder._stamp_now(name, label) != stamp:
                     unknown[name, FINAL] = label.ext
         self.labels = self._models(folder, unknown) if unknown else {}
         self.changes: dict[str, bool | None] = {}
-        lost = set(self.lost)
         for name in {*self.images, *(name for name, _ in [*self.lost, *self.labels])}:
             image = self._objects.get(name)
             there = image is not None and FINAL in image.labels and (name, FINAL) not in lost
@@ -80,7 +77,8 @@ class Difference:
         indexed = {
             (name, tag): label
             for (name, tag), label in folder._index.labels().items()
-            if unknown.get((name, tag)) == label.ext and label_ref(label.info) != self._ref(name, tag)
+            if unknown.get((name, tag)) == label.ext
+            and ((known := self._label(name, tag)) is None or label_ref(label.info) != label_ref(known.info))
         }
         noted = folder._index.noted([name for name, tag in unknown if tag == FINAL and (name, tag) not in indexed])
         return {
@@ -90,15 +88,9 @@ class Difference:
             for (name, tag), ending in unknown.items()
         }
 
-    def _ref(self, name: str, tag: str) -> str:
-        """Name of a label that is known in memory, empty if it is not."""
-        label = self._objects[name].labels.get(tag) if name in self._objects else None
-        return "" if label is None else label_ref(label.info)
-
-    def _ending(self, name: str, tag: str) -> str | None:
-        """Ending of a label that is known, None if it is not."""
-        label = self._objects[name].labels.get(tag) if name in self._objects else None
-        return None if label is None else label.ext
+    def _label(self, name: str, tag: str) -> DataModel | None:
+        """A label as it is known in memory, None if it is not."""
+        return self._objects[name].labels.get(tag) if name in self._objects else None
 
     @property
     def final_labels(self) -> dict[str, DataModel | None]:

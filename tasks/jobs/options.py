@@ -11,7 +11,7 @@ from pydantic import PlainValidator, TypeAdapter
 from typing_extensions import TypedDict
 
 from tasks.common.files import RESULT_ENDINGS
-from tasks.common.values import Flag, Number, Text, Whole, between, choice, known, of_kind, one_of, shown
+from tasks.common.values import LARGEST_SEED, Flag, Number, Text, Whole, between, choice, known, of_kind, one_of, shown
 from tasks.datastore.rules import FINAL
 
 ADDED_BY_CLIENTS = frozenset({"client_id", "model", "method", "gpus", "multi_gpu", "val_batch_size"})
@@ -63,7 +63,7 @@ class _JobOptions(TypedDict, total=False):
 class _TrainingOptions(_JobOptions, total=False):
     pretrained: Flag
     members: Annotated[Whole, between(1, 32)]
-    seed: Annotated[Whole, between(0, 2**31 - 1)]
+    seed: Annotated[Whole, between(0, LARGEST_SEED)]
 
 
 class _InferenceOptions(_JobOptions, total=False):

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from tasks.common.files import write_json
+from tasks.common.files import reason, write_json
 from tasks.learning.checkpoints import Architecture, Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -158,5 +158,4 @@ def check_checkpoint(checkpoint: Any, settings: Settings) -> None:
     try:
         checkpoint.networks()
     except (RuntimeError, ValueError, TypeError) as error:
-        words = str(error).partition("\n")[0]
-        raise ValueError(f"its weights do not fit its architecture: {words}") from error
+        raise ValueError(f"its weights do not fit its architecture: {reason(error)}") from error

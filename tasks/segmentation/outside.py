@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from tasks.common.files import described
+
 GROUP = "active_learning.networks"
 MakeNetwork = Callable[[int, int, int], Any]
 
@@ -38,7 +40,7 @@ def registered() -> Mapping[str, MakeNetwork]:
         try:
             make = entry.load()
         except Exception as error:  # it is somebody else's code
-            raise NetworkError(f"{words} cannot be imported: {type(error).__name__}: {error}") from error
+            raise NetworkError(f"{words} cannot be imported: {described(error)}") from error
         if not callable(make):
             raise NetworkError(f"{words} must be a function, got {make!r}")
         found[entry.name] = make
@@ -83,8 +85,7 @@ def make(name: str, in_channels: int, out_channels: int, spatial_dims: int) -> A
     try:
         return registered()[name](in_channels, out_channels, spatial_dims)
     except Exception as error:  # it is somebody else's code
-        words = str(error).partition("\n")[0]
-        raise NetworkError(f"network {name} cannot be made: {type(error).__name__}: {words}") from error
+        raise NetworkError(f"network {name} cannot be made: {described(error)}") from error
 
 
 @cache
@@ -115,8 +116,7 @@ def check_network(name: str, in_channels: int, out_channels: int, spatial_dims: 
                     ),
                 }
         except Exception as error:  # it is somebody else's code
-            words = str(error).partition("\n")[0]
-            raise NetworkError(f"network {name} does not work: {type(error).__name__}: {words}") from error
+            raise NetworkError(f"network {name} does not work: {described(error)}") from error
     for method, (found, expected) in outputs.items():
         if tuple(found.shape) != expected:
             raise NetworkError(f"network {name}: {method} must give {expected}, got {tuple(found.shape)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
+from tasks.common.files import described
 from tasks.geometry.volumes import INTENSITY
 from tasks.segmentation.whole import WholeNetwork
 from tasks.volume_segmentation.presets import Preset
@@ -53,6 +54,7 @@ class Bundle:
     roi: tuple[int, int, int] | None
     overlap: float | None
     weights: Path | None
+    _found: dict[tuple[int, int], tuple[int, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def fitted(self, preset: Preset) -> Preset:
         """A preset with the bundle's network and window."""
@@ -78,11 +80,14 @@ class Bundle:
         try:
             module = parser.get_parsed_content(key)
         except Exception as error:  # the bundle's own code
-            raise _error(self.folder, key, f"cannot be made: {_line(error)}") from error
+            raise _error(self.folder, key, f"cannot be made: {described(error)}") from error
         if not isinstance(module, nn.Module):
             raise _error(self.folder, key, f"is no network but {type(module).__name__}")
-        divisor = _divisor(self.folder, module, in_channels, out_channels)
-        return WholeNetwork(module, _deepest(module, in_channels, 2 * divisor), divisor)
+        if (in_channels, out_channels) not in self._found:  # the same for every network that is made of it
+            divisor = _divisor(self.folder, module, in_channels, out_channels)
+            self._found[in_channels, out_channels] = divisor, _deepest(module, in_channels, 2 * divisor)
+        divisor, embed = self._found[in_channels, out_channels]
+        return WholeNetwork(module, embed, divisor)
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -98,7 +103,7 @@ def read_bundle(folder: Path) -> Bundle:
         in_channels, dims = int(inputs["num_channels"]), len(inputs["spatial_shape"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         key = "network_data_format#inputs#image (num_channels, spatial_shape)"
-        raise _error(folder, f"metadata.json, {key}", f"cannot be read: {_line(error)}") from error
+        raise _error(folder, f"metadata.json, {key}", f"cannot be read: {described(error)}") from error
     if dims != 3:
         raise _error(folder, "metadata.json, spatial_shape", f"has {dims} dimensions: bundles are for volumes")
     spacing, intensity = _preprocessing(folder, parser)
@@ -119,7 +124,7 @@ def _parser(folder: Path) -> ConfigParser:
             parser.read_meta(str(metadata))
         parser["bundle_root"] = str(folder)
     except Exception as error:  # JSON, YAML, or what MONAI makes of them
-        raise _error(folder, file.name, f"cannot be read: {_line(error)}") from error
+        raise _error(folder, file.name, f"cannot be read: {described(error)}") from error
     if "network_def" not in parser:
         raise _error(folder, "network_def", "is missing")
     if not isinstance(parser["network_def"], Mapping):
@@ -149,7 +154,7 @@ def _preprocessing(
                 each: parser.get_parsed_content(f"{place}#{each}") for each in step if not each.startswith("_")
             }
         except Exception as error:  # the bundle's own expressions
-            raise _error(folder, place, f"cannot be read: {_line(error)}") from error
+            raise _error(folder, place, f"cannot be read: {described(error)}") from error
         arguments.pop("keys", None)
         if name in _READS:
             continue
@@ -173,7 +178,7 @@ def _plain(folder: Path, place: str, arguments: Mapping[str, Any]) -> Mapping[st
     try:
         return dict(json.loads(json.dumps(dict(arguments))))
     except (TypeError, ValueError) as error:
-        raise _error(folder, place, f"has an argument that cannot be kept: {_line(error)}") from error
+        raise _error(folder, place, f"has an argument that cannot be kept: {described(error)}") from error
 
 
 def _windows(folder: Path, parser: ConfigParser) -> tuple[tuple[int, int, int] | None, float | None]:
@@ -193,7 +198,7 @@ def _windows(folder: Path, parser: ConfigParser) -> tuple[tuple[int, int, int] |
             raise ValueError(f"roi_size {roi!r}")
         return (sides[0], sides[1], sides[2]), None if overlap is None else float(overlap)
     except Exception as error:  # the bundle's own expressions
-        raise _error(folder, key, f"cannot be read: {_line(error)}") from error
+        raise _error(folder, key, f"cannot be read: {described(error)}") from error
 
 
 @torch.no_grad()
@@ -210,7 +215,7 @@ def _divisor(folder: Path, module: nn.Module, in_channels: int, out_channels: in
                 return divisor
             words = f"gives {tuple(found.shape)} for a volume of {side}^3"
         except (RuntimeError, ValueError, IndexError) as error:
-            words = _line(error)
+            words = described(error)
     raise _error(folder, "network_def", f"does not work for {in_channels} channels and {out_channels} classes: {words}")
 
 
@@ -240,7 +245,3 @@ def _deepest(module: nn.Module, in_channels: int, side: int) -> str:
 
 def _error(folder: Path, key: str, words: str) -> BundleError:
     return BundleError(f"bundle {folder}: {key} {words}")
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
