@@ -22,9 +22,9 @@ from tasks.dicom.series_filter import SeriesFilter
 from tasks.geometry.sizes import MAX_PIXELS, MAX_VOXELS
 from tasks.geometry.slices import IN_CHANNELS
 from tasks.learning.start_from import read_weights
-from tasks.segmentation.outside import NetworkError, check_network, provide
+from tasks.segmentation.outside import BUNDLE, NetworkError, check_network, provide
 from tasks.segmentation.outside import registered as networks
-from tasks.volume_segmentation.bundle import BUNDLE, BundleError, read_bundle
+from tasks.volume_segmentation.bundle import BundleError, read_bundle
 
 
 class ConfigurationError(ValueError):

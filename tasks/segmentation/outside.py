@@ -47,7 +47,9 @@ def registered() -> Mapping[str, MakeNetwork]:
     return found
 
 
-RESERVED = ("unet", "unet_resnet34", "small", "bundle")
+BUNDLE = "bundle"
+"""Name of the network of the MONAI bundle that the server was started with."""
+RESERVED = ("unet", "unet_resnet34", "small", BUNDLE)
 """Names of our own."""
 _PROVIDED: dict[str, MakeNetwork] = {}
 
@@ -70,7 +72,9 @@ def names(own: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def lacks(name: str) -> str:
-    """Why a network cannot be made, for people; empty if its package is installed."""
+    """Why a network cannot be made, for people; empty if its package is installed, or its bundle given."""
+    if name == BUNDLE and name not in registered():
+        return "its network is a bundle's: start with --conf bundle FOLDER"
     return "" if name in registered() else f"there is no network {name}: the package that has it is not installed"
 
 

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigComponent, ConfigParser
 from torch import nn
 
 from tasks.common.files import described
 from tasks.geometry.volumes import INTENSITY
+from tasks.segmentation.outside import BUNDLE
 from tasks.segmentation.whole import WholeNetwork
 from tasks.volume_segmentation.presets import Preset
 
-BUNDLE = "bundle"
-"""Name of its network."""
 _READS = ("LoadImage", "EnsureChannelFirst", "EnsureType", "ToTensor", "CastToType", "AsChannelFirst", "AddChannel")
 """Transforms that our own reading does already."""
 _DIVISORS = (1, 2, 4, 8, 16, 32, 64)
@@ -153,10 +152,11 @@ def _preprocessing(
             arguments = {
                 each: parser.get_parsed_content(f"{place}#{each}") for each in step if not each.startswith("_")
             }
+            disabled = "_disabled_" in step and parser.get_parsed_content(f"{place}#_disabled_")
         except Exception as error:  # the bundle's own expressions
             raise _error(folder, place, f"cannot be read: {described(error)}") from error
         arguments.pop("keys", None)
-        if name in _READS:
+        if name in _READS or ConfigComponent({"_target_": target, "_disabled_": disabled}).is_disabled():
             continue
         if name == "Orientation":
             if arguments.get("axcodes") != "RAS":
@@ -185,6 +185,8 @@ def _windows(folder: Path, parser: ConfigParser) -> tuple[tuple[int, int, int] |
     key = "inferer"
     if key not in parser:
         return None, None
+    if not isinstance(parser[key], Mapping):
+        raise _error(folder, key, "must be an object with _target_")
     target = str(parser[key].get("_target_", "")).rpartition(".")[2]
     if target == "SimpleInferer":
         return None, None
@@ -214,7 +216,7 @@ def _divisor(folder: Path, module: nn.Module, in_channels: int, out_channels: in
             if tuple(found.shape[-4:]) == (out_channels, side, side, side):
                 return divisor
             words = f"gives {tuple(found.shape)} for a volume of {side}^3"
-        except (RuntimeError, ValueError, IndexError) as error:
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             words = described(error)
     raise _error(folder, "network_def", f"does not work for {in_channels} channels and {out_channels} classes: {words}")
 

@@ -21,8 +21,9 @@ from tasks.learning.groups import Grouping
 from tasks.learning.training import parameters
 from tasks.segmentation.inferer import WindowInferer
 from tasks.segmentation.networks import Architecture
+from tasks.segmentation.outside import BUNDLE
 from tasks.segmentation.training import SegmentationTrainTask, augmentation
-from tasks.volume_segmentation.bundle import BUNDLE, Bundle
+from tasks.volume_segmentation.bundle import Bundle
 from tasks.volume_segmentation.presets import Preset, voxels
 
 

@@ -20,8 +20,10 @@ from monai.transforms import (
 from tasks.learning.start_from import load_matching, read_weights
 from tasks.segmentation import outside
 from tasks.segmentation.models import SINGLE, segmentation_models
+from tasks.segmentation.networks import Architecture
+from tasks.segmentation.outside import BUNDLE
 from tasks.segmentation.records import SCORES
-from tasks.volume_segmentation.bundle import BUNDLE, BundleError, read_bundle
+from tasks.volume_segmentation.bundle import BundleError, read_bundle
 from tasks.volume_segmentation.inference import checkpoint_preprocessing
 from tasks.volume_segmentation.presets import PRESETS
 from tasks.volume_segmentation.scoring import ScoreVolumes
@@ -160,6 +162,15 @@ def step(number: int, **changes) -> dict:
     return {"preprocessing": {"_target_": "Compose", "transforms": steps}}
 
 
+@pytest.mark.parametrize(("disabled", "taken"), [(True, 0), ("true", 0), ("$True", 0), (False, 1), ("$1 > 2", 1)])
+def test_a_transform_that_the_bundle_has_disabled_is_not_applied(make, disabled, taken):
+    assert len(read_bundle(make(**step(4, _disabled_=disabled))).intensity) == taken
+
+
+def test_without_its_bundle_a_checkpoint_says_what_to_give():
+    assert Architecture(1, 2, network=BUNDLE).lacks == "its network is a bundle's: start with --conf bundle FOLDER"
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -176,6 +187,9 @@ def step(number: int, **changes) -> dict:
         (step(4, _target_="builtins.print"), "preprocessing#transforms#4 has 'builtins.print', which is not supported"),
         (step(4, a_min="$1 / 0"), "preprocessing#transforms#4 cannot be read"),
         (step(4, a_min="@nowhere"), "preprocessing#transforms#4 cannot be read"),
+        ({"inferer": "$monai.inferers.SimpleInferer()"}, "inferer must be an object"),
+        ({"inferer": "@network"}, "inferer must be an object"),
+        (step(4, _disabled_="$1 / 0"), "preprocessing#transforms#4 cannot be read"),
         ({"inferer": {"_target_": "SaliencyInferer"}}, "inferer has 'SaliencyInferer', which is not supported"),
         ({"inferer": {"_target_": "SlidingWindowInferer", "roi_size": [1, 2]}}, "inferer cannot be read"),
         ({"metadata": None}, "metadata.json, network_data_format#inputs#image"),
